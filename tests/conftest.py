@@ -31,17 +31,24 @@ _SETTINGS = (
     "MEDIA_",
     "NOTIFY_",
     "OPENAI_",
+    "OTEL_",
     "RUNYARD_",
     "SENDGRID_",
     "SUPABASE_",
     "SYNC_",
 )
+# npm may need the developer's proxy; the servers and made-up hosts of the tests are none of it.
+_NO_PROXY = "127.0.0.1,localhost,.example,.invalid"
 _data = Path(tempfile.mkdtemp(prefix="ry-", dir="/tmp"))
 # Outside the data folder, which is private: started by root, the server runs as another user.
 _postgres = Path(tempfile.mkdtemp(prefix="ryp-", dir="/tmp"))
 
 for _name in [name for name in os.environ if name.startswith(_SETTINGS)]:
     del os.environ[_name]
+for _name in ("no_proxy", "NO_PROXY"):
+    os.environ[_name] = ",".join(filter(None, (os.environ.get(_name), _NO_PROXY)))
+# Processes of the tests are to print as those of users do.
+os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.update(
     DAGSTER_HOME=str(ROOT),
     RUNYARD_HOME=str(ROOT),
@@ -59,7 +66,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-_STACK_MODULES = ("test_first_project", "test_layout", "test_rolling", "test_draining")
+_STACK_MODULES = (
+    "deploy/test_draining",
+    "deploy/test_layout",
+    "deploy/test_log_managers",
+    "deploy/test_rolling",
+    "deploy/test_run_output",
+    "packaging/test_first_project",
+)
 
 
 class FolderByFolder(LoadScopeScheduling):

@@ -1,4 +1,11 @@
-"""Helpers for the tables of a test database: run a statement, begin with empty tables."""
+"""Helpers for a test database: run a statement, begin with empty tables, take something away."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier
 
 from runyard.store import database
 from runyard.store.queries import Row
@@ -17,3 +24,32 @@ def empty_tables(*others: str) -> None:
     if others:
         with database.connection() as connection:
             connection.execute(f"TRUNCATE {', '.join(others)} RESTART IDENTITY".encode())
+
+
+@contextmanager
+def table_away(url: str, table: str) -> Iterator[None]:
+    """Rename a table of a database meanwhile, such as `runyard.steps`."""
+    name = table.rpartition(".")[2]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE {table} RENAME TO {name}_away".encode())
+        try:
+            yield
+        finally:
+            connection.execute(f"ALTER TABLE {table}_away RENAME TO {name}".encode())
+
+
+@contextmanager
+def database_away(url: str) -> Iterator[None]:
+    """Let nobody into a database meanwhile, and throw out who is in."""
+    name = str(conninfo_to_dict(url)["dbname"])
+    allow = SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
+    with psycopg.connect(make_conninfo(url, dbname="postgres"), autocommit=True) as connection:
+        connection.execute(allow.format(Identifier(name), SQL("false")))
+        try:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+            )
+            database.close_pool()
+            yield
+        finally:
+            connection.execute(allow.format(Identifier(name), SQL("true")))

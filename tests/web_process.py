@@ -13,12 +13,10 @@ from typing import Any
 import httpx
 import psycopg
 from psycopg.rows import tuple_row
-from psycopg.sql import SQL, Identifier
 
 from runyard.engine import api_keys
 from runyard.functions import registry
 from runyard.functions.registry import Function
-from runyard.store import database
 from tests.conftest import ROOT, wait_until
 from tests.ports import free_port
 from tests.tables import empty_tables, rows
@@ -35,22 +33,6 @@ _TABLES_OF_THE_FAMILIES = (
     "app.contact_messages",
     "app.webhook_payloads",
 )
-
-
-@contextmanager
-def away(server: str, name: str) -> Iterator[None]:
-    """Let nobody into a database of the server meanwhile, and throw out who is in."""
-    allow = SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}")
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(allow.format(Identifier(name), SQL("false")))
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
-        )
-        try:
-            database.close_pool()
-            yield
-        finally:
-            connection.execute(allow.format(Identifier(name), SQL("true")))
 
 
 class WebProcess:

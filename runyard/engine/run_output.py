@@ -31,6 +31,7 @@ from runyard.store import database
 from runyard.store.data_folder import make_folder
 from runyard.store.queries import Connection, fetch_all
 from runyard.text.error_text import fit
+from runyard.text.line_buffering import line_buffered
 
 OUT, ERR = "out", "err"
 LogKey = Sequence[str]
@@ -223,7 +224,8 @@ def _into(stream: TextIO, descriptor: int) -> Iterator[None]:
     before = os.dup(number)
     os.dup2(descriptor, number)
     try:
-        yield
+        with line_buffered(stream):
+            yield
     finally:
         with suppress(OSError, ValueError):
             stream.flush()

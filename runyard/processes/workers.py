@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import socket
+import sys
 import threading
 import time
 import warnings
@@ -63,6 +64,7 @@ from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all, fetch_one
 from runyard.text.json_lines import json_line
+from runyard.text.line_buffering import line_buffered
 from runyard.text.process_output import show_in_output
 from runyard.tracing import recording
 
@@ -200,6 +202,9 @@ def _warm_up(**_: Any) -> None:
     heartbeat.before_stop = _announce_stop
     batch_leases.set_worker_name(f"{name()}:{os.getpid()}")
     silence_console()
+    # What a run prints is in order whichever log manager keeps it.
+    for stream in (sys.stdout, sys.stderr):
+        _resources.enter_context(line_buffered(stream))
     copy_no_output()
     reuse_resource_classes()
     _warm_instance()

@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 
 from runyard.store import database
-from tests.conftest import ROOT, wait_until
+from tests.conftest import ROOT, use_database, wait_until
 from tests.ports import free_port
+from tests.servers import redis
 from tests.tables import rows
 
 MODULE = "shop"
@@ -168,6 +169,20 @@ def deployed(folder: Path, **variables: str) -> Iterator[Deployment]:
     finally:
         deployment.kill()
         database.close_pool()
+
+
+@contextmanager
+def deployed_with_redis(server: str, name: str, code: str, folder: Path) -> Iterator[Deployment]:
+    """A deployment with a database of its own, its broker, code server and daemon.
+
+    Its one version is called `only`.
+    """
+    use_database(server, name)
+    with redis(folder) as broker, deployed(folder, RUNYARD_BROKER_URL=broker.url) as made:
+        made.add_version("only", code)
+        made.start_code("only")
+        made.start_daemon("only")
+        yield made
 
 
 def _published() -> list[dict[str, object]]:

@@ -132,7 +132,12 @@ def start_web(deployment: Deployment, version: str = "only") -> Web:
 def run_of(started: Started, web: Web) -> list[str]:
     """The key of a run that has printed what it prints first, and waits."""
     key = web.key(started.run_id)
-    wait_until(lambda: web.output(key)["stdout"])
+
+    def is_shown() -> bool:
+        shown = web.output(key)
+        return "a child\n" in shown["stdout"] and "a child warns\n" in shown["stderr"]
+
+    wait_until(is_shown)
     return key
 
 
@@ -140,9 +145,3 @@ def process_of(run_id: str) -> psutil.Process:
     """The process that executes a run."""
     [batch] = rows("SELECT worker FROM runyard.batches WHERE run_id = %s", run_id)
     return psutil.Process(int(batch["worker"].rsplit(":", 1)[1]))
-
-
-def kill(process: psutil.Process) -> None:
-    """Kill a process with all that it has started."""
-    for each in [process, *process.children(recursive=True)]:
-        each.kill()

@@ -9,9 +9,8 @@ import pytest
 
 from runyard import send
 from runyard.settings import settings
-from tests.conftest import event, settled, use_database, wait_until
-from tests.deploy.roles import Deployment, Role, deployed
-from tests.servers import redis
+from tests.conftest import event, settled, wait_until
+from tests.deploy.roles import Deployment, Role, deployed_with_redis
 from tests.tables import rows
 
 pytestmark = pytest.mark.slow
@@ -47,12 +46,8 @@ defs = definitions(patient)
 @pytest.fixture(scope="module")
 def deployment(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Code server and daemon, without a worker."""
-    use_database(server, "draining")
     folder = tmp_path_factory.mktemp("draining")
-    with redis(folder) as broker, deployed(folder, RUNYARD_BROKER_URL=broker.url) as made:
-        made.add_version("only", CODE)
-        made.start_code("only")
-        made.start_daemon("only")
+    with deployed_with_redis(server, "draining", CODE, folder) as made:
         yield made
 
 

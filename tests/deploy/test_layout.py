@@ -321,6 +321,7 @@ def test_when_a_worker_is_killed_the_others_end_everything(deployment: Deploymen
     deployment.start_another("worker", _SPARE)
     wait_until(is_in_the_middle, 60)
     deployment.network.kill(_SPARE)
+    wait_until(lambda: _SPARE in takers(deployment, "lost"), 60)
     wait_until(lambda: statuses(deployment) == {"succeeded"}, 90)
     outcome = deployment.post("/functions/v1/send-email?wait=60", mail(3))
     assert [each["status"] for each in outcome["invocations"]] == ["succeeded"]

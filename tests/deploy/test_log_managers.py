@@ -8,10 +8,9 @@ import pytest
 import yaml
 
 from runyard.engine.status import OPEN_BATCH
-from tests.conftest import use_database, wait_until
-from tests.deploy.roles import Deployment, Role, deployed
+from tests.conftest import wait_until
+from tests.deploy.roles import Deployment, Role, deployed_with_redis
 from tests.deploy.talking import CODE, Started, Web, process_of, run_of, start_web
-from tests.servers import redis
 from tests.tables import rows
 
 pytestmark = pytest.mark.slow
@@ -20,12 +19,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def deployment(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Code server and daemon, on hosts of their own."""
-    use_database(server, "log_managers")
     folder = tmp_path_factory.mktemp("log_managers")
-    with redis(folder) as broker, deployed(folder, RUNYARD_BROKER_URL=broker.url) as made:
-        made.add_version("only", CODE)
-        made.start_code("only")
-        made.start_daemon("only")
+    with deployed_with_redis(server, "log_managers", CODE, folder) as made:
         yield made
 
 

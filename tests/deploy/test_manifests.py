@@ -66,7 +66,7 @@ def test_what_the_image_copies_exists_and_is_let_through_to_the_build() -> None:
         assert f"!{path.relative_to(ROOT)}" in let_through
 
 
-def test_the_compose_file_is_one() -> None:
+def test_the_compose_file_is_valid() -> None:
     PyCompose.from_yaml(yaml.safe_dump(compose())).validate()
 
 
@@ -146,7 +146,10 @@ def _grace_seconds() -> Iterator[tuple[str, float]]:
     for deployment in _of("Deployment"):
         if _name(deployment) in _DRAINS:
             pod = deployment["spec"]["template"]["spec"]
-            yield _name(deployment), pod["terminationGracePeriodSeconds"] - _pre_stop_seconds(pod)
+            yield (
+                f"kubernetes {_name(deployment)}",
+                pod["terminationGracePeriodSeconds"] - _pre_stop_seconds(pod),
+            )
     for name in _DRAINS:
         unit = (DEPLOY / "systemd" / f"runyard-{name}.service").read_text()
         [grace] = re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)
@@ -159,6 +162,12 @@ def _pre_stop_seconds(pod: dict[str, Any]) -> float:
     command, slept = pre_stop["exec"]["command"]
     assert command == "sleep"
     return float(slept)
+
+
+@pytest.mark.parametrize("prefix", ["compose ", "kubernetes ", "systemd "])
+def test_every_process_that_drains_has_a_time_for_it(prefix: str) -> None:
+    names = {name.removeprefix(prefix) for name, _ in _grace_seconds() if name.startswith(prefix)}
+    assert names == _DRAINS
 
 
 def test_every_process_that_drains_gets_the_time_for_it() -> None:
@@ -197,7 +206,7 @@ def _unit(name: str) -> dict[str, list[str]]:
     return options
 
 
-def test_the_units_start_once_the_database_is_there_that_was_not_when_the_host_booted() -> None:
+def test_the_units_start_when_the_database_comes_up_after_the_host() -> None:
     # What a unit requires has to succeed at the first try, or it is never started.
     roles = [path.name for path in _UNITS if path.name != "runyard-migrate.service"]
     for name in roles:

@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.conftest import use_database, wait_until
-from tests.deploy.roles import Deployment, Role, deployed
-from tests.deploy.talking import CODE, Started, Web, kill, process_of, run_of, start_web
-from tests.servers import redis
+from tests.conftest import wait_until
+from tests.deploy.roles import Deployment, Role, deployed_with_redis
+from tests.deploy.talking import CODE, Started, Web, process_of, run_of, start_web
+from tests.process_tree import kill_tree
 from tests.tables import rows
 
 pytestmark = pytest.mark.slow
@@ -18,12 +17,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def deployment(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Code server and daemon, on hosts of their own."""
-    use_database(server, "run_output")
     folder = tmp_path_factory.mktemp("run_output")
-    with redis(folder) as broker, deployed(folder, RUNYARD_BROKER_URL=broker.url) as made:
-        made.add_version("only", CODE)
-        made.start_code("only")
-        made.start_daemon("only")
+    with deployed_with_redis(server, "run_output", CODE, folder) as made:
         yield made
 
 
@@ -128,16 +123,24 @@ def test_the_output_of_a_killed_process_is_stored_by_its_worker(
     [path] = deployment.folder.glob(f"data-*/output/{started.run_id}*.out")
     with path.open("a") as file:
         file.write("its last words")
-    kill(process_of(started.run_id))
+    kill_tree(process_of(started.run_id).pid)
     wait_until(lambda: web.output(key)["stdout"] == "begun\na child\nits last words", 60)
-    assert not path.exists()
+    wait_until(lambda: not path.exists())
     started.let_go()
 
 
 def test_what_was_printed_before_a_host_is_lost_stays(
-    web: Web, worker: Role, tmp_path: Path
+    deployment: Deployment, web: Web, worker: Role, tmp_path: Path
 ) -> None:
+    (tmp_path / "busy").mkdir()
+    # Both processes of the worker that stays are busy: the next run goes to the one that is lost.
+    busy = [Started(tmp_path / "busy") for _ in range(2)]
+    for each in busy:
+        run_of(each, web)
+    lost = deployment.start_worker("only", slots=1)
     started = Started(tmp_path)
     key = run_of(started, web)
-    kill(psutil.Process(worker.pid))
+    assert process_of(started.run_id).ppid() == lost.pid
+    kill_tree(lost.pid)
     assert web.output(key)["stdout"] == "begun\na child\n"
+    assert [each.let_go() for each in [*busy, started]] == ["succeeded"] * 3

@@ -1,8 +1,10 @@
 """docs/upgrading.md lists every migration of the engine with what it needs, and every exit code."""
 
 import re
+import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 
 from runyard.cli.migrate import UNREACHABLE
 from runyard.processes.pending import Verdict
@@ -44,3 +46,16 @@ def test_the_page_has_every_exit_code_of_the_check() -> None:
     error = 1
     expected = sorted([*Verdict, error, UNREACHABLE])
     assert [int(code) for code, _ in rows_under("exit code")] == expected
+
+
+def test_the_upgrade_of_dagster_stays_within_the_bounds_of_runyard() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [Requirement(each) for each in project["dependencies"]]
+    expected = {
+        f"{each.name}<{bound.version}"
+        for each in requirements
+        for bound in each.specifier
+        if each.name.startswith("dagster") and bound.operator == "<"
+    }
+    [command] = re.findall(r"^pip install --upgrade (\"dagster<(?:\\\n|.)*)$", PAGE, re.MULTILINE)
+    assert set(re.findall(r'"(.+?)"', command)) == expected

@@ -14,6 +14,7 @@ from dagster import Definitions
 import definitions  # at collection: its functions are declared once
 from resources.ai import providers, refused_parameters
 from resources.ai.gemini_libraries import GENAI, GENERATIVEAI
+from resources.media import sandbox
 from runyard.store import database
 from tests.conftest import use_database
 from tests.fake_gemini import FakeGemini
@@ -140,3 +141,19 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "files"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def uploads(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for the images and videos that are uploaded."""
+    path = tmp_path / "uploads"
+    path.mkdir()
+    monkeypatch.setenv("MEDIA_TIMEOUT", "20")
+    return path
+
+
+@pytest.fixture(scope="module")
+def sandboxes() -> Iterator[None]:
+    """The processes that open images and videos, which end with the module."""
+    yield
+    sandbox.close()

@@ -14,21 +14,11 @@ from demo import sample_media
 from demo.fake_server import FakeServer, Handler
 from resources.media import sandbox
 from resources.media.store import MediaStore
-from runyard.testing import Invocation, Yard
+from runyard.testing import Yard
+from tests.families.media import image, opened, place
 from tests.tables import rows
 
-
-@pytest.fixture(autouse=True)
-def uploads(fresh: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "uploads").mkdir()
-    monkeypatch.setenv("MEDIA_TIMEOUT", "20")
-    return tmp_path / "uploads"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _children() -> Iterator[None]:
-    yield
-    sandbox.close()
+pytestmark = pytest.mark.usefixtures("uploads", "sandboxes")
 
 
 class Pictures(FakeServer):
@@ -59,26 +49,6 @@ def pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pictures]:
         server.content = sample_media.jpeg(sample_media.photo(400, 300))
         monkeypatch.setenv("RUNYARD_ALLOWED_HOSTS", server.url.removeprefix("http://"))
         yield server
-
-
-def image(yard: Yard, source: str, **more: Any) -> Invocation:
-    invocation = yard.send("media/image.uploaded", {"source": source, **more}).invocation
-    yard.work()
-    return invocation
-
-
-def opened(invocation: Invocation, number: int = 0) -> Image.Image:
-    assert invocation.status == "succeeded", invocation
-    picture = Image.open(
-        io.BytesIO((MediaStore().root / invocation.output["variants"][number]).read_bytes())
-    )
-    picture.load()
-    return picture
-
-
-def place(uploads: Path, content: bytes, name: str = "picture") -> str:
-    (uploads / name).write_bytes(content)
-    return name
 
 
 def test_a_photo_gets_its_variants_a_placeholder_and_a_manifest(yard: Yard, uploads: Path) -> None:

@@ -8,13 +8,10 @@ import pytest
 
 from demo.sample_media import shade
 from runyard.testing import Yard
-from tests.families.test_media import _children, uploads
-from tests.families.test_media_videos import told, video
+from tests.families.media import told, video
 
 # Whole videos and long pictures are decoded.
-pytestmark = pytest.mark.slow
-
-__all__ = ["_children", "uploads"]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("uploads", "sandboxes")]
 
 
 def late(path: Path, codec: str, sound: str, begins: int) -> None:

@@ -7,12 +7,10 @@ import pytest
 from PIL import Image
 
 from runyard.testing import Yard
-from tests.families.test_media import _children, image, place, uploads
+from tests.families.media import image, place
 
 # Whole videos and long pictures are decoded.
-pytestmark = pytest.mark.slow
-
-__all__ = ["_children", "uploads"]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("uploads", "sandboxes")]
 
 
 def test_a_picture_that_is_too_long_for_webp_is_made_smaller(yard: Yard, uploads: Path) -> None:

@@ -12,10 +12,9 @@ from PIL import Image, ImageCms, ImageSequence, TiffImagePlugin
 
 from demo import sample_media
 from runyard.testing import Invocation, Yard
-from tests.families.test_media import _children, image, opened, place, uploads
+from tests.families.media import image, opened, place
 
-__all__ = ["_children", "uploads"]
-
+pytestmark = pytest.mark.usefixtures("uploads", "sandboxes")
 PNG = [{"width": 400, "format": "png"}]
 
 

@@ -2,7 +2,6 @@
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -14,18 +13,10 @@ from demo.sample_media import shade
 from pipelines.checks import checks
 from resources.media.store import MediaStore
 from runyard.testing import Invocation, Yard
-from tests.families.test_media import _children, opened, uploads
+from tests.families.media import opened, told, video
 
 # Whole videos and long pictures are decoded.
-pytestmark = pytest.mark.slow
-
-__all__ = ["_children", "uploads"]
-
-
-def video(yard: Yard, source: str) -> Invocation:
-    invocation = yard.send("media/video.uploaded", {"source": source}).invocation
-    yard.work()
-    return invocation
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("uploads", "sandboxes")]
 
 
 def preview(invocation: Invocation) -> list[tuple[float, np.ndarray]]:
@@ -41,12 +32,6 @@ def preview(invocation: Invocation) -> list[tuple[float, np.ndarray]]:
 def refusal(invocation: Invocation) -> str:
     assert invocation.status == "failed", invocation
     return str([step.error for step in invocation.steps.values()])
-
-
-def told(invocation: Invocation) -> dict[str, Any]:
-    assert invocation.status == "succeeded", invocation
-    output: dict[str, Any] = invocation.steps["inspect"].output
-    return output
 
 
 # How x' and y' are computed in MP4's matrix: a b / c d, x' = a x + c y, y' = b x + d y.

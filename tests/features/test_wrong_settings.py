@@ -8,22 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.features.command_line import runyard
 
 # What doctor prints before it says what is wrong with the settings.
 _CHECKED = "ok    database "
-
-
-def runyard(*command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in an environment with these variables."""
-    return subprocess.run(
-        [sys.executable, "-m", "runyard", *command],
-        env={**os.environ, **variables},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.mark.parametrize("command", ["migrate", "doctor", "up", "events", "daemon"])

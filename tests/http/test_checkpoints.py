@@ -312,11 +312,9 @@ def test_each_step_that_is_kept_counts_once_with_the_time_that_it_took(
     before = tallies.totals()
     for _ in range(2):
         dispatch.post(op("one"), op("two"))
-    after, succeeded, function = (
-        tallies.totals(),
-        (row["function"], "succeeded"),
-        (row["function"],),
-    )
+    after = tallies.totals()
+    succeeded = row["function"], "succeeded"
+    function = (row["function"],)
     assert after.attempts[succeeded] - before.attempts.get(succeeded, 0) == 2
     stepping = after.stepping[function].seconds
     if function in before.stepping:

@@ -162,7 +162,8 @@ def test_a_failure_is_dismissed_on_its_page(visitor: Visitor, also: Function) ->
     settlement.settle(claim.batch_id, "run-1", [failed])
     assert 'action="/dev/invocations/1/dismiss"' in visitor.get("/dev/invocations/1").text
     answer = visitor.post("/dev/invocations/1/dismiss")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/dev/invocations/1")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/dev/invocations/1"
     page = visitor.get("/dev/invocations/1").text
     assert '<span class="soft">dismissed</span>' in page
     assert "/dismiss" not in page
@@ -228,7 +229,9 @@ def test_the_latest_report_is_not_hidden_by_what_another_step_writes(
     Reporter(batch, "run-1", "outline").report(invocation, 40, "half of it")
     write(batch, "poem", invocation, "Queues hold the rain")
     latest = web.get(f"/api/invocations/{invocation}").json()["progress"]
-    assert (latest["step"], latest["percent"], latest["text"]) == ("outline", 40, "half of it")
+    assert latest["step"] == "outline"
+    assert latest["percent"] == 40
+    assert latest["text"] == "half of it"
 
 
 def test_a_step_that_is_done_no_longer_shows_what_it_has_written(

@@ -20,8 +20,8 @@ from runyard.store import database
 from runyard.store.embedded_access import SUPERUSER
 from runyard.store.queries import fetch_all
 from tests.conftest import Publish, wait_until
-from tests.tables import empty_tables
-from tests.web_process import WebProcess, away
+from tests.tables import database_away, empty_tables
+from tests.web_process import WebProcess
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTED = re.compile(r"^\| `(runyard_\w+)` \| (\w+) \|([`\w, ]*)\|", re.MULTILINE)
@@ -58,9 +58,11 @@ def test_it_counts_the_events_of_every_process(web: WebProcess) -> None:
     assert received == {("shop/ordered",): 1, ("other",): 1}
 
 
-def test_a_key_reads_the_metrics_while_the_database_is_away(web: WebProcess, server: str) -> None:
+def test_a_key_reads_the_metrics_while_the_database_is_away(
+    web: WebProcess, web_database_url: str
+) -> None:
     assert web.get("/metrics").status_code == 200
-    with away(server, "web"):
+    with database_away(web_database_url):
         wait_until(lambda: samples(scrape(web)["runyard_check"])["database",] == 0, 30)
     # The process notices at its next use that a connection is gone.
     wait_until(lambda: web.post("/api/events", {"name": "a/b"}).status_code == 200, 30)

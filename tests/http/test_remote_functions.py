@@ -1,49 +1,24 @@
 """Functions of applications run as their SDKs promise, judged by what the applications noted."""
 
 import threading
-from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
-from runyard import Event, clock, send
+from runyard import Event, send
 from runyard.engine.bulk import Selection
 from runyard.engine.control import cancel, replay
 from runyard.testing import Invocation
 from tests import remote_work
 from tests.conftest import wait_until
+from tests.http.invocations import freeze, only, ran, started
 from tests.sdk_apps import JAVASCRIPT_VERSIONS, SdkApp
 from tests.tables import rows
 
 SCRIPT = "working"
 # The SDK for Python has no race.
 only_javascript = pytest.mark.parametrize("serving", JAVASCRIPT_VERSIONS, indirect=True)
-
-
-def started(event: str, **data: Any) -> Invocation:
-    """Send an event, and return its invocation."""
-    [id] = send(event, data)
-    return only(id)
-
-
-def only(event: str) -> Invocation:
-    [row] = rows("SELECT id FROM runyard.invocations WHERE event_id = %s", event)
-    return Invocation(row["id"])
-
-
-def ran(event: str, **data: Any) -> Invocation:
-    """Send an event, execute what is due, and return its invocation."""
-    made = started(event, **data)
-    remote_work.work()
-    return made
-
-
-def freeze() -> datetime:
-    """Stop the time, and return it."""
-    now = datetime.now(UTC)
-    clock.freeze(now)
-    return now
 
 
 def test_steps_run_once_and_their_results_are_kept_by_name(app: SdkApp) -> None:

@@ -20,7 +20,7 @@ from runyard.functions import registry
 from runyard.testing import Invocation
 from tests import remote_work
 from tests.conftest import wait_until
-from tests.http.test_remote_functions import freeze, ran, started
+from tests.http.invocations import freeze, ran, started
 from tests.sdk_apps import SdkApp
 from tests.tables import rows
 

@@ -18,8 +18,8 @@ from runyard.events import seeded_ulids
 from runyard.store import database
 from runyard.store.queries import Row
 from tests.conftest import wait_until
-from tests.tables import rows
-from tests.web_process import WebProcess, away, count
+from tests.tables import database_away, rows
+from tests.web_process import WebProcess, count
 
 EVENT = {"name": "greet/requested", "data": {"who": "Ada"}}
 
@@ -377,10 +377,10 @@ def test_slow_clients_hold_nothing(web: WebProcess) -> None:
 
 
 def test_a_missing_database_is_reported_and_service_resumes_by_itself(
-    web: WebProcess, server: str
+    web: WebProcess, web_database_url: str
 ) -> None:
     assert send(web, EVENT).status_code == 200
-    with away(server, "web"):
+    with database_away(web_database_url):
         for ask in (
             lambda: send(web, EVENT),
             lambda: web.get("/api/events"),

@@ -14,7 +14,7 @@ from pydantic import create_model
 from runyard.events import catalog
 from runyard.gateway.dev.forms import example
 from tests.conftest import ROOT
-from tests.unit.test_typescript import FIELDS, Node, Open, written
+from tests.typed_models import FIELDS, Node, Open, written
 
 pytestmark = pytest.mark.slow
 _TYPESCRIPT = "typescript@5.9.3"

@@ -2,8 +2,10 @@
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -67,6 +69,15 @@ def alerts(receiver: FakeService, instance: DagsterInstance) -> Alerts:
     """The alerts of a daemon that has begun to look."""
     made = Alerts([receiver.url + PATH])
     made.send(instance)
+    return made
+
+
+@pytest.fixture
+def mailer(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The project's module for mail, whose `send` a test is to give it."""
+    made = ModuleType("mails_of_the_shop")
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    monkeypatch.setattr(settings(), "mail", made.__name__)
     return made
 
 
@@ -239,10 +250,10 @@ def test_a_name_that_takes_for_ever_to_look_up_takes_no_longer_than_the_limit(
 
 
 def test_a_mailer_that_takes_for_ever_takes_no_longer_than_the_limit(
-    monkeypatch: pytest.MonkeyPatch,
+    mailer: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent = threading.Event()
-    monkeypatch.setattr(alert_delivery, "settings", lambda: _WithMailer([], sent.wait))
+    vars(mailer)["send"] = lambda *_: sent.wait()
     monkeypatch.setattr(alert_delivery, "MAIL_SECONDS", 0.2)
     try:
         with pytest.raises(AlertNotSent, match=r"ops@example\.com did not answer within"):
@@ -390,10 +401,10 @@ def test_the_run_of_a_function_is_told_by_its_invocations_alone(
 
 
 def test_an_alert_is_mailed_by_the_projects_mailer(
-    instance: DagsterInstance, fail: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+    instance: DagsterInstance, fail: Callable[..., list[int]], mailer: ModuleType
 ) -> None:
     mails: list[tuple[str, str, str]] = []
-    monkeypatch.setattr(alert_delivery, "settings", lambda: _WithMailer(mails))
+    vars(mailer)["send"] = lambda *mail: mails.append(mail)
     made = Alerts(["mailto:ops@example.com"])
     made.send(instance)
     fail()
@@ -401,27 +412,6 @@ def test_an_alert_is_mailed_by_the_projects_mailer(
     [(to, subject, text)] = mails
     assert (to, subject) == ("ops@example.com", "Runyard (production): failures of greet")
     assert "greet failed: KeyError: no card" in text
-
-
-class _WithMailer:
-    """Settings of a project whose module for mail collects what is sent."""
-
-    def __init__(
-        self, mails: list[tuple[str, str, str]], before: Callable[[], object] = lambda: None
-    ) -> None:
-        self._mails = mails
-        self._before = before
-
-    def project_module(self, _: str) -> Any:
-        mails, before = self._mails, self._before
-
-        class Module:
-            @staticmethod
-            def send(to: str, subject: str, text: str) -> None:
-                before()
-                mails.append((to, subject, text))
-
-        return Module
 
 
 def test_without_a_receiver_there_is_no_thread(instance: DagsterInstance) -> None:
@@ -509,7 +499,7 @@ def test_a_test_alert_says_what_is_wrong(
     assert "127.0.0.1 answered 403: check the address of the webhook" in result.output
 
 
-def test_a_test_alert_leads_to_a_page_that_exists(
+def test_a_test_alert_leads_to_the_dev_page(
     receiver: FakeService, command: Callable[[str], Any]
 ) -> None:
     command(receiver.url + PATH)
@@ -525,7 +515,13 @@ def test_a_receiver_that_is_not_there_is_told_with_the_reason(
     assert result.output.startswith("127.0.0.1 cannot be reached: Connection refused; check ")
 
 
-def test_a_receiver_with_an_unknown_name_is_told_as_such(command: Callable[[str], Any]) -> None:
+def test_a_receiver_with_an_unknown_name_is_told_as_such(
+    command: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look_up(*_: object, **__: object) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
     result = command("http://hooks.invalid/secret")
     assert "hooks.invalid cannot be reached: the name of the host is unknown" in result.output
 

@@ -438,8 +438,8 @@ def test_a_code_server_that_is_told_to_end_before_it_serves_says_nothing(shop: R
         stderr=subprocess.STDOUT,
         text=True,
     ) as server:
-        while not catches(server.pid, signal.SIGTERM):
-            assert server.poll() is None
+        wait_until(lambda: catches(server.pid, signal.SIGTERM) or server.poll() is not None)
+        assert server.returncode is None
 
         def has_ended_when_told() -> bool:
             server.terminate()  # gRPC may lose the first interrupt while it starts

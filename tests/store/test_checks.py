@@ -1,17 +1,12 @@
 """Health checks: one that cannot be made has failed, and takes no other with it."""
 
-import psycopg
-
 from runyard.processes import checks
+from tests.tables import table_away
 
 
 def test_a_check_that_cannot_be_made_has_failed_and_the_others_are_told(store_url: str) -> None:
-    with psycopg.connect(store_url, autocommit=True) as connection:
-        connection.execute("ALTER TABLE daemon_heartbeats RENAME TO away")
-        try:
-            results = {check.name: check for check in checks.checks()}
-        finally:
-            connection.execute("ALTER TABLE away RENAME TO daemon_heartbeats")
+    with table_away(store_url, "daemon_heartbeats"):
+        results = {check.name: check for check in checks.checks()}
     assert not results["daemon"].ok
     assert results["database"].ok
 

@@ -8,7 +8,7 @@ import pytest
 from runyard import Event, send
 from runyard.engine import batch_claims, batch_leases, settlement, wait_registration
 from runyard.engine.control import set_paused
-from runyard.engine.due import due_functions, seconds_until_due
+from runyard.engine.due import seconds_until_due
 from runyard.engine.settlement import Outcome
 from runyard.functions.flow_control import (
     BatchEvents,
@@ -23,6 +23,7 @@ from runyard.functions.flow_control import (
 )
 from runyard.functions.registry import Function
 from tests.conftest import Publish
+from tests.store.due import due_seconds
 from tests.tables import rows
 
 FLOWS = {
@@ -50,10 +51,6 @@ def made(name: str) -> Function:
 
 
 FUNCTIONS = {name: made(name) for name in FLOWS}
-
-
-def due_seconds() -> dict[str, float | None]:
-    return {due.name: due.seconds for due in due_functions()}
 
 
 @pytest.fixture(autouse=True)

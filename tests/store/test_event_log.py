@@ -36,6 +36,7 @@ from runyard.dagster_adapter import event_log, reaper
 from runyard.dagster_adapter.event_log import BatchingEventLogStorage, batching
 from runyard.dagster_adapter.internals import pooled_instance
 from tests.conftest import ROOT, wait_until
+from tests.tables import database_away
 
 
 @op
@@ -99,20 +100,6 @@ def stored(url: str, run: DagsterRun) -> list[str]:
         else event["user_message"]
         for event in events
     ]
-
-
-@contextmanager
-def without_database(server: str) -> Iterator[None]:
-    """Let the database accept no connection, and end those that it has."""
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute("ALTER DATABASE store ALLOW_CONNECTIONS false")
-        try:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'store'"
-            )
-            yield
-        finally:
-            connection.execute("ALTER DATABASE store ALLOW_CONNECTIONS true")
 
 
 @contextmanager
@@ -284,10 +271,10 @@ def test_a_live_view_sees_every_event_in_order(store_url: str, instance: Dagster
 
 @pytest.mark.usefixtures("impatient")
 def test_events_are_kept_while_the_database_is_away(
-    server: str, store_url: str, instance: DagsterInstance
+    store_url: str, instance: DagsterInstance
 ) -> None:
     run = instance.create_run_for_job(nothing)
-    with without_database(server):
+    with database_away(store_url):
         report(instance, run, *range(150))
     wait_until(lambda: len(stored(store_url, run)) >= 150)
     assert stored(store_url, run) == [str(number) for number in range(150)]
@@ -295,11 +282,11 @@ def test_events_are_kept_while_the_database_is_away(
 
 @pytest.mark.usefixtures("impatient")
 def test_an_event_of_a_runs_status_raises_while_the_database_is_away_and_loses_no_other(
-    server: str, store_url: str, instance: DagsterInstance, run: DagsterRun
+    store_url: str, instance: DagsterInstance, run: DagsterRun
 ) -> None:
     report(instance, run, 1)
     with (
-        without_database(server),
+        database_away(store_url),
         pytest.raises((DagsterPostgresException, OperationalError)),
     ):
         report_status(instance, run, DagsterEventType.RUN_SUCCESS)
@@ -309,11 +296,11 @@ def test_an_event_of_a_runs_status_raises_while_the_database_is_away_and_loses_n
 
 
 def test_an_event_of_a_runs_status_survives_the_loss_of_its_connection(
-    server: str, store_url: str, instance: DagsterInstance, run: DagsterRun
+    store_url: str, instance: DagsterInstance, run: DagsterRun
 ) -> None:
     report_status(instance, run, DagsterEventType.RUN_START)
     report(instance, run, 1)
-    with without_database(server):
+    with database_away(store_url):
         pass
     report_status(instance, run, DagsterEventType.RUN_SUCCESS)
     messages = [DagsterEventType.RUN_START.value, "1", DagsterEventType.RUN_SUCCESS.value]
@@ -330,7 +317,7 @@ def test_too_many_events_raise_while_the_database_is_away(
 ) -> None:
     monkeypatch.setattr(event_log, "_KEPT_CHARACTERS", 10)
     with (
-        without_database(server),
+        database_away(store_url),
         pytest.raises((DagsterPostgresException, OperationalError)),
     ):
         report(instance, run, 1, 2, 3)

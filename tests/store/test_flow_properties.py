@@ -33,7 +33,7 @@ from runyard.functions.registry import Function
 from runyard.functions.retry import Retry
 from runyard.store import database
 from runyard.store.queries import Row
-from tests.store.test_due import due_seconds
+from tests.store.due import due_seconds
 from tests.tables import empty_tables, rows
 
 ATTEMPTS = 3

@@ -21,6 +21,7 @@ from runyard.processes import workers
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import wait_until
+from tests.tables import table_away
 
 Injection = Callable[[str, str], AbstractContextManager[None]]
 
@@ -74,17 +75,6 @@ def _terminated(url: str, table: str) -> Iterator[None]:
             thread.join()
 
 
-@contextmanager
-def _renamed(url: str, table: str) -> Iterator[None]:
-    """Rename the table for a while."""
-    with psycopg.connect(url, autocommit=True) as admin:
-        admin.execute(f"ALTER TABLE runyard.{table} RENAME TO {table}_elsewhere".encode())
-        try:
-            yield
-        finally:
-            admin.execute(f"ALTER TABLE runyard.{table}_elsewhere RENAME TO {table}".encode())
-
-
 INJECTIONS: dict[str, Injection] = {
     "QueryCanceled": lambda url, table: _setting(url, "statement_timeout = '50ms'", table),
     "LockNotAvailable": lambda url, table: _setting(url, "lock_timeout = '50ms'", table),
@@ -92,7 +82,7 @@ INJECTIONS: dict[str, Injection] = {
         url, "default_transaction_read_only = on", None
     ),
     "DatabaseUnavailable": lambda url, table: _terminated(url, table),
-    "UndefinedTable": lambda url, table: _renamed(url, table),
+    "UndefinedTable": lambda url, table: table_away(url, f"runyard.{table}"),
 }
 
 

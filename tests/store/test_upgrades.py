@@ -30,7 +30,7 @@ from runyard.store.embedded import delete_embedded, start_embedded, stop_embedde
 from runyard.store.schema_state import engine_revisions
 from tests.conftest import drop_database, wait_until
 from tests.releases import THIS, Release, later_release, migration
-from tests.store.test_migrations import dumped, execute
+from tests.store.schemas import dumped, execute
 
 # Of the roles, which all look in the same way, the quick tests start one.
 ROLES = (

@@ -228,6 +228,6 @@ def test_a_slot_is_busy_until_its_run_has_ended_not_only_its_batch(function: Fun
 
 
 @pytest.mark.usefixtures("empty")
-def test_a_worker_that_drains_and_has_no_runs_left_has_no_slots() -> None:
+def test_a_worker_without_slots_is_recorded() -> None:
     workers.send_heartbeat("draining:1", 0, remote=False)
     assert rows("SELECT slots FROM runyard.workers") == [{"slots": 0}]

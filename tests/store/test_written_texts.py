@@ -1,10 +1,7 @@
 """Texts as steps write them: saved in pieces, the latest attempt's, for a day."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 
-import psycopg
 import pytest
 
 from runyard import clock, send
@@ -15,7 +12,7 @@ from runyard.functions.registry import Function
 from runyard.store import database
 from runyard.store.queries import fetch_all
 from tests.conftest import wait_until
-from tests.tables import rows
+from tests.tables import rows, table_away
 
 
 @pytest.fixture
@@ -45,22 +42,17 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "_saver", BackgroundSaver("never", "texts", 1e6))
 
 
+@pytest.fixture
+def own_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that has logged no error yet: it logs each kind once a minute."""
+    monkeypatch.setattr(progress, "_saver", BackgroundSaver("of a test", "texts", 0.25))
+
+
 def write(reporter: Reporter, *pieces: str, invocation: int = 1) -> None:
     """Write pieces, and store them as at the end of a step."""
     for piece in pieces:
         reporter.write(invocation, piece)
     reporter.save()
-
-
-@contextmanager
-def without_progress(url: str) -> Iterator[None]:
-    """The table is away meanwhile."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("ALTER TABLE runyard.progress RENAME TO progress_away")
-        try:
-            yield
-        finally:
-            connection.execute("ALTER TABLE runyard.progress_away RENAME TO progress")
 
 
 def test_pieces_are_joined(reporter: Reporter) -> None:
@@ -77,6 +69,7 @@ def test_pieces_that_come_fast_are_stored_together(reporter: Reporter, no_thread
 def test_a_word_is_kept_back_once_alone(reporter: Reporter, no_thread: None) -> None:
     reporter.write(1, "Thinking")
     reporter.save_changes()
+    assert written() == {}
     reporter.save_changes()
     assert written() == {"poem": "Thinking"}
 
@@ -89,21 +82,23 @@ def test_what_is_written_is_shown_while_the_step_is_busy_with_something_else(
     wait_until(lambda: written() == {"poem": "Thinking about rain"})
 
 
+@pytest.mark.usefixtures("no_thread")
 def test_a_piece_that_could_not_be_stored_is_stored_later(
     reporter: Reporter, store_url: str
 ) -> None:
-    with without_progress(store_url):
+    with table_away(store_url, "runyard.progress"):
         write(reporter, "Queues ")
     write(reporter, "hold")
     assert written() == {"poem": "Queues hold"}
 
 
+@pytest.mark.usefixtures("own_thread")
 def test_an_outage_is_no_error_and_is_made_good_without_another_piece(
     reporter: Reporter, store_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with without_progress(store_url):
+    with table_away(store_url, "runyard.progress"):
         reporter.write(1, "Queues ")
-        wait_until(lambda: "the texts of steps are not saved" in caplog.text)
+        wait_until(lambda: "texts are not saved" in caplog.text)
     wait_until(lambda: written() == {"poem": "Queues "})
 
 

@@ -47,7 +47,7 @@ def test_an_unknown_oldest_code_excludes_all_code_but_the_migrations_own() -> No
         ("0004", None, Compatibility.TOO_NEW),
     ],
 )
-def test_a_schema_stands_to_the_code(
+def test_a_schema_is_compatible_with_the_code_or_not(
     current: str | None, recorded: Recorded | None, compatibility: Compatibility
 ) -> None:
     assert state(current, recorded).compatibility is compatibility

@@ -104,6 +104,16 @@ def test_imports_go_one_way(layer: str) -> None:
     assert wrong == []
 
 
+def test_no_module_of_tests_imports_from_another() -> None:
+    wrong = [
+        (str(path.relative_to(ROOT)), name)
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for name in _imports(path)
+        if name.startswith("tests.") and ".test_" in name
+    ]
+    assert wrong == []
+
+
 def test_no_room_of_the_engine_reaches_up() -> None:
     assert _upward("runyard", ROOMS) == []
 

@@ -2,23 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from datetime import date, datetime
-from decimal import Decimal
-from enum import Enum
 from typing import Annotated, Any, Literal, Union
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel, create_model
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, ConfigDict, Field, RootModel, create_model
 
 from runyard.cli.typescript import declarations
-
-
-def written(*models: type[BaseModel]) -> str:
-    """The declarations of events `a/0`, `a/1` ... with these models as their data."""
-    schemas, together = models_json_schema([(model, "validation") for model in models])
-    events = {f"a/{number}": schemas[model, "validation"] for number, model in enumerate(models)}
-    return declarations(events, together["$defs"])
+from tests.typed_models import FIELDS, Colour, Node, Open, written
 
 
 def type_named(name: str, text: str) -> str:
@@ -33,62 +23,6 @@ def of_field(annotation: Any, default: Any = ...) -> str:
     model: type[BaseModel] = create_model("Data", value=(annotation, default))
     declared = type_named("Data", written(model))
     return re.sub(r"/\*\*.*?\*/ ", "", declared).removeprefix("{ ").removesuffix("; }")
-
-
-class Colour(Enum):
-    RED = "red"
-    BLUE = "blue"
-
-
-class Address(BaseModel):
-    street: str
-
-
-class Node(BaseModel):
-    children: "list[Node]" = []
-    by_name: "dict[str, Node]" = {}
-
-
-class Open(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    name: str
-
-
-FIELDS: list[tuple[Any, str]] = [
-    (str, "value: string"),
-    (int, "value: number"),
-    (bool, "value: boolean"),
-    (None, "value: null"),
-    (Any, "value: unknown"),
-    (object, "value: unknown"),
-    (bytes, "value: string"),
-    (datetime, "value: string"),
-    (Decimal, "value: number | string"),
-    (JsonValue, "value: JsonValue"),
-    (int | None, "value: number | null"),
-    (str | int | None, "value: string | number | null"),
-    (Any | None, "value: unknown"),
-    (Literal["a", 'b"c', 3, True, None], 'value: "a" | "b\\"c" | 3 | true | null'),
-    (Literal["only"], 'value: "only"'),
-    (Colour, "value: Colour"),
-    (Address, "value: Address"),
-    (Address | None, "value: Address | null"),
-    (list[str], "value: string[]"),
-    (list[str | None], "value: (string | null)[]"),
-    (list[list[int]], "value: number[][]"),
-    (list[Any], "value: unknown[]"),
-    (set[date], "value: string[]"),
-    (tuple[int, str], "value: [number, string]"),
-    (tuple[int, ...], "value: number[]"),
-    (list[tuple[int, int | None]], "value: [number, number | null][]"),
-    (dict[str, int], "value: { [key: string]: number }"),
-    (dict[str, Any], "value: { [key: string]: unknown }"),
-    (dict[Literal["a", "b"], int], 'value: { [Key in "a" | "b"]?: number }'),
-    (dict[Colour, int], 'value: { [Key in "red" | "blue"]?: number }'),
-    (dict[Annotated[str, Field(pattern="^x")], int], "value: { [key: string]: number }"),
-    (dict[str, list[Address]], "value: { [key: string]: Address[] }"),
-]
 
 
 @pytest.mark.parametrize(("annotation", "declared"), FIELDS, ids=str)
