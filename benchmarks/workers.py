@@ -141,7 +141,7 @@ class Form:
 
 FORMS = {
     "workers": Form("bench/alone", "waits_alone", 2_000, (1, 2, 4, 8)),
-    "workers_batched": Form("bench/together", "waits_together", 20_000, (1, 2, 4)),
+    "workers_batched": Form("bench/together", "waits_together", 20_000, (1, 2, 4, 8)),
 }
 
 
