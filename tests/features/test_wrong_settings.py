@@ -42,6 +42,15 @@ def test_a_direct_database_that_is_not_given_by_a_url_is_one_line() -> None:
     assert line.startswith("runyard: RUNYARD_DIRECT_DATABASE_URL: not a URL of PostgreSQL")
 
 
+@pytest.mark.parametrize("name", ["DATABASE_URL", "RUNYARD_BROKER_URL"])
+def test_a_url_whose_password_is_not_encoded_is_one_line_without_any_of_it(name: str) -> None:
+    ended = runyard("doctor", **{name: "postgresql://shop:Tr0ub4dor/3xtra@db.invalid/shop"})
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(f"runyard: {name}: ")
+    assert "percent-encode special characters of the user and the password" in line
+    assert "3xtra" not in line
+
+
 @pytest.mark.parametrize("command", ["doctor", "up", "worker"])
 @pytest.mark.parametrize(
     ("name", "value", "says"),
