@@ -18,12 +18,22 @@ from runyard.settings import settings
 
 SECONDS = 5.0
 MAIL_SECONDS = 30.0
+# A webhook that answers within this time, which nobody waits for, was told all the same.
+LATE_SECONDS = 60.0
 _MAIL = "mailto:"
-_left_alone: dict[str, threading.Thread] = {}
+_left_alone: dict[str, Future[None]] = {}
 
 
 class AlertNotSent(RunyardError):
     """Seen in the daemon's log, and by whoever runs `runyard alerts test`."""
+
+
+class StillSending(AlertNotSent):
+    """An alert that was not delivered in time, and goes on: `delivery` is done when that ends."""
+
+    def __init__(self, message: str, delivery: Future[None]) -> None:
+        super().__init__(message)
+        self.delivery = delivery
 
 
 def name_of(receiver: str) -> str:
@@ -36,7 +46,8 @@ def name_of(receiver: str) -> str:
 def deliver(receiver: str, subject: str, text: str, body: bytes) -> None:
     """Send an alert to a webhook (the body, JSON) or as a mail (the text); raises `AlertNotSent`.
 
-    A webhook is given five seconds in all, and a mail thirty. Redirects are not followed.
+    A webhook is waited for five seconds in all, and a mail thirty; then `StillSending` is raised.
+    Redirects are not followed.
     """
     if receiver.startswith(_MAIL):
         address = receiver.removeprefix(_MAIL)
@@ -52,7 +63,7 @@ def _within(seconds: float, receiver: str, send: Callable[[], None]) -> None:
     """
     name = name_of(receiver)
     last = _left_alone.get(receiver)
-    if last is not None and last.is_alive():
+    if last is not None and not last.done():
         raise AlertNotSent(f"{name} is still being sent the last alert")
     outcome: Future[None] = Future()
 
@@ -64,11 +75,10 @@ def _within(seconds: float, receiver: str, send: Callable[[], None]) -> None:
         else:
             outcome.set_result(None)
 
-    thread = threading.Thread(target=run, name="runyard-alert", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="runyard-alert", daemon=True).start()
     if not wait([outcome], seconds).done:
-        _left_alone[receiver] = thread
-        raise AlertNotSent(f"{name} did not answer within {seconds:g} seconds")
+        _left_alone[receiver] = outcome
+        raise StillSending(f"{name} did not answer within {seconds:g} seconds", outcome)
     outcome.result()
 
 
@@ -82,7 +92,7 @@ def reach(receiver: str) -> str:
         address = receiver.removeprefix(_MAIL)
         _mailer(address)
         return f"mails to {address} go out through {settings().mail}"
-    asyncio.run(_request("HEAD", receiver))
+    asyncio.run(_request("HEAD", receiver, None, SECONDS))
     return f"{name_of(receiver)} answers"
 
 
@@ -90,7 +100,7 @@ def _mail(address: str, subject: str, text: str) -> None:
     send = _mailer(address)
     try:
         send(address, subject, text)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise AlertNotSent(f"no mail to {address}: {type(error).__name__}: {error}") from error
 
 
@@ -129,18 +139,18 @@ def _reason(error: Exception) -> str:
 
 
 async def _post(url: str, body: bytes) -> None:
-    status = await _request("POST", url, body)
+    status = await _request("POST", url, body, LATE_SECONDS)
     if not 200 <= status < 300:
         raise AlertNotSent(f"{name_of(url)} answered {status}: check the address of the webhook")
 
 
-async def _request(method: str, url: str, body: bytes | None = None) -> int:
+async def _request(method: str, url: str, body: bytes | None, seconds: float) -> int:
     """Send a request to a webhook; return the status of its answer."""
     host = name_of(url)
     try:
         async with (
             aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(total=SECONDS), trust_env=True
+                timeout=aiohttp.ClientTimeout(total=seconds), trust_env=True
             ) as session,
             session.request(
                 method,
@@ -153,7 +163,7 @@ async def _request(method: str, url: str, body: bytes | None = None) -> int:
             return answer.status
     except TimeoutError:
         raise AlertNotSent(
-            f"{host} did not answer within {SECONDS:g} seconds: check its address in RUNYARD_ALERTS"
+            f"{host} did not answer within {seconds:g} seconds: check its address in RUNYARD_ALERTS"
         ) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise AlertNotSent(
