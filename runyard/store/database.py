@@ -37,6 +37,8 @@ from runyard.store.unreachable import why_no_connection
 
 _connect_seconds = 10.0
 _POOL_SIZE = 20
+_POOL_NAME = "runyard's pool"
+_OF_EVERY_ATTEMPT = ("error connecting", "reconnection attempt")
 _RECONNECT_SECONDS = 1.0
 # The delay before a transaction that was rolled back by a deadlock is retried: by then the other
 # one is over, or has got further.
@@ -83,10 +85,17 @@ class _Session(Session):
 
 Pool = ConnectionPool[Session]
 
-# The pool's warnings, one at every attempt, say only what `DatabaseUnavailable` says.
-logging.getLogger("psycopg.pool").addFilter(
-    lambda record: not str(record.msg).startswith(("error connecting", "reconnection attempt"))
-)
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Whether a warning is not one of our pool at every attempt: `DatabaseUnavailable` says it.
+
+    The warnings of an application's own pools, in the same process, are its own affair.
+    """
+    is_ours = isinstance(record.args, tuple) and record.args[:1] == (_POOL_NAME,)
+    return not (is_ours and str(record.msg).startswith(_OF_EVERY_ATTEMPT))
+
+
+logging.getLogger("psycopg.pool").addFilter(_is_worth_logging)
 
 _lock = threading.Lock()
 _pool: Pool | None = None
@@ -188,6 +197,7 @@ def pool() -> Pool:
                 min_size=0,
                 max_size=_POOL_SIZE,
                 timeout=_connect_seconds,
+                name=_POOL_NAME,
                 open=True,
                 max_idle=120,
                 # Longer, and the pool would double its waits: after an outage of some seconds it

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from runyard.errors import DatabaseUnavailable
 from runyard.processes.checks import checks
@@ -105,6 +106,27 @@ def test_the_doctor_gives_the_reason_once(caplog: pytest.LogCaptureFixture) -> N
     says = {check.name: check.says for check in checks()}
     assert "not currently accepting connections" in says["database"]
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def warnings_while_waiting(pool: ConnectionPool, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What is logged while a pool gets no connection."""
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.5)
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.usefixtures("brief_waits", "closed_database")
+def test_our_pool_does_not_warn_at_every_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings_while_waiting(database.pool(), caplog) == []
+
+
+@pytest.mark.usefixtures("closed_database")
+def test_a_pool_of_the_application_warns_as_ever(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ConnectionPool(store_url, min_size=0, max_size=1, name="the shop") as pool:
+        warnings = warnings_while_waiting(pool, caplog)
+    assert warnings[0].startswith("error connecting in 'the shop': ")
 
 
 @pytest.mark.usefixtures("closed_database")
