@@ -56,7 +56,7 @@ def deliver(receiver: str, subject: str, text: str, body: bytes) -> None:
         _within(SECONDS, receiver, lambda: asyncio.run(_post(receiver, body)))
 
 
-def _within(seconds: float, receiver: str, send: Callable[[], None]) -> None:
+def _within(seconds: float, receiver: str, send: Callable[[], object]) -> None:
     """Send in a thread, which is left alone after so many seconds; one at a time for a receiver.
 
     A look-up of a name cannot be interrupted, nor can what the project does to send a mail.
@@ -64,7 +64,7 @@ def _within(seconds: float, receiver: str, send: Callable[[], None]) -> None:
     name = name_of(receiver)
     last = _left_alone.get(receiver)
     if last is not None and not last.done():
-        raise AlertNotSent(f"{name} is still being sent the last alert")
+        raise AlertNotSent(f"{name} has not answered the last time yet")
     outcome: Future[None] = Future()
 
     def run() -> None:
@@ -92,7 +92,7 @@ def reach(receiver: str) -> str:
         address = receiver.removeprefix(_MAIL)
         _mailer(address)
         return f"mails to {address} go out through {settings().mail}"
-    asyncio.run(_request("HEAD", receiver, None, SECONDS))
+    _within(SECONDS, receiver, lambda: asyncio.run(_request("HEAD", receiver, None, SECONDS)))
     return f"{name_of(receiver)} answers"
 
 

@@ -120,7 +120,7 @@ class Alerts:
         if late is None:
             return False
         if not late.delivery.done():
-            raise AlertNotSent(f"{name_of(receiver)} is still being sent the last alert")
+            raise AlertNotSent(f"{name_of(receiver)} has not answered the last alert yet")
         is_delivered = late.delivery.exception() is None
         if is_delivered:
             late.mark_told()
