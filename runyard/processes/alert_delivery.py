@@ -8,7 +8,9 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -65,21 +67,33 @@ def _within(seconds: float, receiver: str, send: Callable[[], object]) -> None:
     last = _left_alone.get(receiver)
     if last is not None and not last.done():
         raise AlertNotSent(f"{name} has not answered the last time yet")
-    outcome: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            send()
-        except BaseException as error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-
-    threading.Thread(target=run, name="runyard-alert", daemon=True).start()
+    outcome = _in_thread(send)
     if not wait([outcome], seconds).done:
         _left_alone[receiver] = outcome
         raise StillSending(f"{name} did not answer within {seconds:g} seconds", outcome)
     outcome.result()
+
+
+def _in_thread(call: Callable[[], Any]) -> Future[Any]:
+    """Call something in a thread that a process which ends does not wait for."""
+    outcome: Future[Any] = Future()
+    outcome.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, name="runyard-alert", daemon=True).start()
+    return outcome
+
+
+class _Threads(ThreadPoolExecutor):
+    """What an event loop has names looked up in: the end of a process would wait for its own."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return _in_thread(partial(fn, *args, **kwargs))
 
 
 def reach(receiver: str) -> str:
@@ -147,6 +161,7 @@ async def _post(url: str, body: bytes) -> None:
 async def _request(method: str, url: str, body: bytes | None, seconds: float) -> int:
     """Send a request to a webhook; return the status of its answer."""
     host = name_of(url)
+    asyncio.get_running_loop().set_default_executor(_Threads())
     try:
         async with (
             aiohttp.ClientSession(
