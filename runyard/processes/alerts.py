@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
+import psycopg
 from dagster import DagsterInstance
+from sqlalchemy.exc import SQLAlchemyError
 
 from runyard.dagster_adapter.failed_runs import FailedRuns, last_failure
 from runyard.dagster_adapter.maintenance import Instance, Service, ServiceSchedule
@@ -69,8 +71,11 @@ class Alerts:
         """Tell every receiver what is new for it; return how many were told something.
 
         A receiver that cannot be reached is tried again later, with all that has failed by then.
+        An error of our own tables or Dagster's is raised, when the other receivers have been told:
+        it is no receiver's.
         """
         told = 0
+        storage_error: Exception | None = None
         for receiver in self._receivers:
             if self._clock() < self._not_before[receiver]:
                 continue
@@ -78,12 +83,16 @@ class Alerts:
                 told += self._tell(receiver, instance)
             except DatabaseUnavailable:
                 raise
+            except (psycopg.Error, SQLAlchemyError) as error:
+                storage_error = error
             # Whatever it is, the other receivers are told.
             except Exception as error:
                 wait = self._errors[receiver].failed(error)
                 self._not_before[receiver] = self._clock() + wait
             else:
                 self._errors[receiver].succeeded()
+        if storage_error is not None:
+            raise storage_error
         return told
 
     def _tell(self, receiver: str, instance: DagsterInstance) -> bool:

@@ -2,13 +2,18 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 from dagster import DagsterInstance, job, op
+from sqlalchemy.exc import SQLAlchemyError
 
 from runyard import send
 from runyard.cli.main import main
@@ -338,20 +343,47 @@ def test_a_receiver_that_is_away_holds_up_no_other(
     assert made.send(instance) == 1
 
 
-def test_what_is_wrong_with_one_receiver_holds_up_no_other(
-    receiver: FakeService,
-    instance: DagsterInstance,
-    fail: Callable[..., list[int]],
-    caplog: pytest.LogCaptureFixture,
+def test_what_is_wrong_with_the_rows_of_one_receiver_holds_up_no_other(
+    receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
 ) -> None:
     first = Alerts(["http://127.0.0.1:9/nobody"])
     first.send(instance)
     rows("UPDATE runyard.alerts SET since = 'infinity' RETURNING since::text")
     made = Alerts(["http://127.0.0.1:9/nobody", receiver.url + PATH])
-    made.send(instance)
+    for _ in range(2):
+        with pytest.raises(psycopg.DataError):
+            made.send(instance)
+        fail()
+    with pytest.raises(psycopg.DataError):
+        made.send(instance)
+    assert len(receiver.requests) == 1
+
+
+@pytest.mark.parametrize("table", ["event_logs", "runyard.tallies"])
+def test_an_error_of_the_storage_silences_no_receiver(
+    alerts: Alerts,
+    receiver: FakeService,
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    table: str,
+) -> None:
     fail()
-    assert made.send(instance) == 1
-    assert "no alert to 127.0.0.1: DataError" in caplog.text
+    with without_table(table), pytest.raises((psycopg.Error, SQLAlchemyError)):
+        alerts.send(instance)
+    assert alerts.send(instance) == 1
+
+
+@contextmanager
+def without_table(table: str) -> Iterator[None]:
+    """A database in which a table has another name."""
+    schema, _, name = table.rpartition(".")
+    prefix = f"{schema}." if schema else ""
+    with database.connection() as connection:
+        connection.execute(f"ALTER TABLE {table} RENAME TO hidden".encode())
+        try:
+            yield
+        finally:
+            connection.execute(f"ALTER TABLE {prefix}hidden RENAME TO {name}".encode())
 
 
 @pytest.fixture
@@ -381,6 +413,27 @@ def test_a_receiver_whose_name_is_still_being_looked_up_is_sent_nothing_else() -
         deliver("http://slow.example/hooks", "subject", "text", b"{}")
     with pytest.raises(AlertNotSent, match="has not answered the last time yet"):
         deliver("http://slow.example/hooks", "subject", "text", b"{}")
+
+
+_LOOKS_UP_FOR_EVER = """
+import socket
+import threading
+
+from runyard.processes import alert_delivery
+
+socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
+alert_delivery.SECONDS = 0.2
+try:
+    alert_delivery.reach("http://slow.example/hook")
+except alert_delivery.AlertNotSent as error:
+    print(error)
+"""
+
+
+def test_a_process_does_not_wait_for_a_name_when_it_ends() -> None:
+    command = [sys.executable, "-c", _LOOKS_UP_FOR_EVER]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout == "slow.example did not answer within 0.2 seconds\n"
 
 
 @pytest.mark.usefixtures("endless_look_up")
