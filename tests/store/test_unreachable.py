@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 import psycopg
@@ -99,6 +100,26 @@ def brief_waits() -> Iterator[None]:
 def test_the_pool_gives_the_reason_too() -> None:
     with pytest.raises(DatabaseUnavailable, match="not currently accepting connections"):
         rows("SELECT 1")
+
+
+@pytest.fixture
+def pool_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A pool with one connection, which is soon waited for in vain."""
+    monkeypatch.setattr(database, "_POOL_SIZE", 1)
+    database.close_pool()
+    yield
+    database.close_pool()
+
+
+@pytest.mark.usefixtures("pool_of_one", "brief_waits")
+def test_an_earlier_failure_is_no_reason_for_a_pool_that_is_all_in_use(store_url: str) -> None:
+    with database.connection():
+        with pytest.raises(psycopg.OperationalError):
+            database._Session.connect(make_conninfo(store_url, dbname="unknown"))
+        failed_at = time.monotonic()
+        wait_until(lambda: time.monotonic() - failed_at > 0.5)
+        with pytest.raises(DatabaseUnavailable, match=r"does not answer \(PoolTimeout\)"):
+            rows("SELECT 1")
 
 
 @pytest.mark.usefixtures("closed_database")
