@@ -321,7 +321,7 @@ class Stack:
                 _terminate(pid)
             _wait_for_end(pid, seconds)
         except KeyboardInterrupt:
-            _hurry(pid, worker)
+            _stop_now(pid, worker)
         if self._supervisor is not None:
             self._supervisor.wait()
             self._supervisor = None
@@ -439,7 +439,7 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
             each.kill()
 
 
-def _hurry(pid: int, worker: int) -> None:
+def _stop_now(pid: int, worker: int) -> None:
     """End supervisord at once: a worker that is told to stop once more hands back its runs.
 
     Without a process id there is nothing to end.
@@ -447,7 +447,7 @@ def _hurry(pid: int, worker: int) -> None:
     until = time.monotonic() + _STOP_SECONDS + _REST_SECONDS
     try:
         _terminate(pid)  # it may not have been told at all
-        _tell_until_it_ends(worker, until)
+        _terminate_repeatedly(worker, until)
         _wait_for_end(pid, max(0.0, until - time.monotonic()))
     except KeyboardInterrupt:
         _wait_for_end(pid, 0)
@@ -460,7 +460,7 @@ def _terminate(pid: int) -> None:
             os.kill(pid, signal.SIGTERM)
 
 
-def _tell_until_it_ends(worker: int, until: float) -> None:
+def _terminate_repeatedly(worker: int, until: float) -> None:
     """Tell a worker to stop; again and again, for two signals in a second are one to it."""
     if not worker:
         return
