@@ -78,7 +78,7 @@ def send(
         the events were sent. Events with an `id` can safely be sent again.
     DatabaseBusy
         The database cannot do this now; nothing is sent.
-    SchemaOutOfDate, SchemaTooNew
+    SchemaOutOfDate, SchemaUnusable
         The database is of a version that this code cannot send to; nothing is sent.
     """
     rows = rows_as_json(_events(what, data, id, ts))

@@ -68,10 +68,11 @@ class SchemaOutOfDate(RunyardError):
     """Seen by any process that starts before the migrations have run. Run `runyard migrate`."""
 
 
-class SchemaTooNew(RunyardError):
-    """Seen by a process whose code is too old for the database. Install the version it names.
+class SchemaUnusable(RunyardError):
+    """Seen by a process whose code can neither use the database nor migrate it.
 
-    Or the database is from before the first release, and is to be made anew.
+    A newer version has migrated it: install the version that the error names. Or it is from before
+    the first release: create it anew.
     """
 
 

@@ -29,6 +29,7 @@ from runyard import project_file
 from runyard.errors import InvalidOption
 from runyard.syntax.export_options import is_http_url
 from runyard.syntax.retention_policy import Retention
+from runyard.syntax.server_urls import problem_with_broker_url, problem_with_postgres_url
 from runyard.syntax.trace_options import TRACE_ID, problem_with_traces
 
 # Where the embedded database of a project run by root is stored: PostgreSQL refuses to run as root,
@@ -38,7 +39,6 @@ ROOT_DATABASES = Path("/var/lib/runyard")
 # each change of the code.
 UP_DRAIN_SECONDS = 3.0
 
-_POSTGRES_URL = re.compile(r"postgres(ql)?://")
 _RECEIVER = re.compile(r"https?://[^\s/]+(/\S*)?|mailto:[^\s@]+@[^\s@]+")
 
 
@@ -143,6 +143,14 @@ class WorkerSettings(_EngineSettings):
         "handed back; this does not count as an attempt. Under `runyard up` it defaults to "
         f"{UP_DRAIN_SECONDS:g}.",
     )
+
+    @field_validator("broker_url")
+    @classmethod
+    def _is_a_broker(cls, value: SecretStr | None) -> SecretStr | None:
+        problem = problem_with_broker_url(value.get_secret_value()) if value is not None else None
+        if problem is not None:
+            raise ValueError(problem)
+        return value
 
 
 class WebSettings(_EngineSettings):
@@ -440,11 +448,9 @@ class Settings(
     @field_validator("database_url", "direct_database_url")
     @classmethod
     def _is_a_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not _POSTGRES_URL.match(value.get_secret_value()):
-            raise ValueError(
-                "not a URL of PostgreSQL: write postgresql://user:password@host:5432/database, not"
-                " the form host=... dbname=..., and encode special characters (@ is %40)"
-            )
+        problem = problem_with_postgres_url(value.get_secret_value()) if value is not None else None
+        if problem is not None:
+            raise ValueError(problem)
         return value
 
     @field_validator("retention")

@@ -4,7 +4,6 @@ import os
 import shutil
 
 import click
-from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runyard.cli.errors import reported
@@ -44,11 +43,7 @@ def _become(name: str, arguments: tuple[str, ...]) -> None:
     from runyard.store.database import database_url
 
     program = _program(name)
-    try:
-        parts = conninfo_to_dict(database_url())
-    except ProgrammingError as error:
-        raise RunyardError(f"DATABASE_URL is not a PostgreSQL connection URL: {error}") from None
-    connection = {key: str(value) for key, value in parts.items()}
+    connection = {key: str(value) for key, value in conninfo_to_dict(database_url()).items()}
     # Every user of the machine can read a command line, but not the environment of a process.
     password = connection.pop("password", None)
     environment = {**os.environ, "PGPASSWORD": password} if password is not None else os.environ

@@ -21,7 +21,7 @@ from runyard.engine.failures import described
 
 _PAGE = 200
 _MOST_PAGES = 5
-# There is one in five seconds; after an alert, in a minute.
+# How many looks back. They are five seconds apart, or a minute after an alert.
 _LOOKS = 6
 
 
@@ -45,8 +45,8 @@ def last_failure(instance: DagsterInstance) -> int:
 class FailedRuns:
     """Reads the failures in Dagster's log for one receiver, each of them once.
 
-    The log is read on from a number. A failure with a lower one may be committed after that was
-    read, so what came in the last looks is looked through again.
+    Each look reads the log from the number where the last one ended. A failure with a lower number
+    may be committed later, so every look also reads again what the last few have read.
 
     Attributes
     ----------

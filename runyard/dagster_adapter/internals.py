@@ -690,15 +690,15 @@ class FunctionSensorDaemon(SensorDaemon):
     """The sensor daemon for all sensors but those of functions, which are left to `beside`.
 
     `beside` is started in a thread of its own. When that ends, the daemon ends with an error.
-    `beat` is called whenever the loop has come round.
+    `on_iteration` is called whenever the loop has come round.
     """
 
     def __init__(
-        self, settings: Mapping[str, Any], beside: Beside, beat: Callable[[], None]
+        self, settings: Mapping[str, Any], beside: Beside, on_iteration: Callable[[], None]
     ) -> None:
         super().__init__(settings)
         self._beside = beside
-        self._beat = beat
+        self._on_iteration = on_iteration
         vars_of_class = cast(Any, RemoteRepository)
         vars_of_class.get_sensors = _other_sensors
 
@@ -718,28 +718,29 @@ class FunctionSensorDaemon(SensorDaemon):
             daemon=True,
         )
         thread.start()
-        for error in super().core_loop(workspace_process_context, shutdown_event):
+        # Most of these are None or markers of spans; some are errors.
+        for item in super().core_loop(workspace_process_context, shutdown_event):
             if not thread.is_alive():
                 raise RuntimeError("the thread of the functions' sensors has ended")
-            self._beat()
-            yield error
+            self._on_iteration()
+            yield item
 
 
 def run_daemon(
     instance: DagsterInstance,
     workspace_load_target: Any,
     beside: Beside,
-    beat: Callable[[], None],
+    on_iteration: Callable[[], None],
 ) -> None:
     """Run all of Dagster's daemons in this process until it is interrupted.
 
-    The sensor daemon is a `FunctionSensorDaemon` with `beside` and `beat`.
+    The sensor daemon is a `FunctionSensorDaemon` with `beside` and `on_iteration`.
     """
 
     def daemons(instance: DagsterInstance) -> Iterable[DagsterDaemon[Any]]:
         for daemon in create_daemons_from_instance(instance):
             if isinstance(daemon, SensorDaemon):
-                yield FunctionSensorDaemon(instance.get_sensor_settings(), beside, beat)
+                yield FunctionSensorDaemon(instance.get_sensor_settings(), beside, on_iteration)
             else:
                 yield daemon
 

@@ -96,7 +96,7 @@ class Ledger:
         return failed
 
     def _add(self, source: str) -> Row:
-        """A row for a function that has not failed before the last look."""
+        """A row for a function whose first failures have come since the last look."""
         since = self._rows[_LOOKED]["since"]
         self._mark({source: 0}, sent=False, since=since)
         return {"source": source, "seen": 0, "since": since, "sent_at": None}

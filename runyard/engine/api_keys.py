@@ -52,6 +52,8 @@ class Key:
     sender
         The sender of its events: keys with the same sender share idempotency keys. Empty when no
         key is required.
+    expires_at
+        When it expires; None: never.
     """
 
     id: str
@@ -61,6 +63,7 @@ class Key:
     events: tuple[str, ...] | None = None
     per_second: float | None = None
     sender: str = ""
+    expires_at: datetime | None = None
 
     def is_for(self, event: str) -> bool:
         """Return whether the key is for events of this name."""
@@ -209,4 +212,5 @@ def _key(row: Row) -> Key:
         events,
         row["per_second"],
         sender,
+        row["expires_at"],
     )

@@ -30,8 +30,8 @@ from runyard.engine.backoff import Backoff
 from runyard.errors import DatabaseUnavailable
 from runyard.processes.alerts import alerts_thread
 from runyard.processes.apps_server import start_when_needed
+from runyard.processes.heartbeat_file import HeartbeatFile
 from runyard.processes.maintenance_thread import MaintenanceThread
-from runyard.processes.pulse import Pulse
 from runyard.processes.stack_files import socket_path
 from runyard.settings import settings
 from runyard.tracing.recording import end_recording
@@ -62,14 +62,14 @@ def serve_daemon(workspace: Path) -> int:
             MaintenanceThread(instance).start()
             if (alerts := alerts_thread(instance)) is not None:
                 alerts.start()
-            pulse = Pulse()
+            heartbeat = HeartbeatFile()
             target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))
             start_when_needed(target.is_served)
             run_daemon(
                 instance,
                 target,
                 lambda context: _start_functions(context, target),
-                pulse.beat,
+                heartbeat.touch,
             )
     except KeyboardInterrupt:
         end_recording()

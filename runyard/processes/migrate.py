@@ -19,7 +19,7 @@ from alembic import command
 from sqlalchemy import Connection, text
 
 from runyard.dagster_adapter.internals import create_dagster_tables
-from runyard.errors import RunyardError, SchemaTooNew
+from runyard.errors import RunyardError, SchemaUnusable
 from runyard.processes.schema_check import (
     DAGSTER,
     Migrations,
@@ -86,7 +86,7 @@ def migrate(lock_wait: float = LOCK_WAIT) -> list[str]:
 
     Raises
     ------
-    SchemaTooNew
+    SchemaUnusable
         This code does not work on a schema. Nothing was changed.
     RunyardError
         Dagster's tables cannot be created in the right place, or a migration did not get its locks.
@@ -98,7 +98,7 @@ def migrate(lock_wait: float = LOCK_WAIT) -> list[str]:
         states = {each: each.state(connection) for each in all_migrations()}
         for state in states.values():
             if state.compatibility in REFUSED:
-                raise SchemaTooNew(state.describe())
+                raise SchemaUnusable(state.describe())
         locks = _Locks(connection, time.monotonic() + lock_wait)
         done = []
         for migrations in own_migrations():

@@ -33,18 +33,18 @@ class Verdict(IntEnum):
     UP_TO_DATE = 0
     PENDING = 3
     NEWER = 4
-    TOO_NEW = 5
+    UNUSABLE = 5
 
 
 _VERDICTS = {
     Compatibility.CURRENT: Verdict.UP_TO_DATE,
     Compatibility.AHEAD: Verdict.NEWER,
     Compatibility.BEHIND: Verdict.PENDING,
-    Compatibility.TOO_NEW: Verdict.TOO_NEW,
-    Compatibility.UNRELEASED: Verdict.TOO_NEW,
+    Compatibility.TOO_NEW: Verdict.UNUSABLE,
+    Compatibility.UNRELEASED: Verdict.UNUSABLE,
 }
 # The gravest first.
-_ORDER = (Verdict.TOO_NEW, Verdict.PENDING, Verdict.NEWER, Verdict.UP_TO_DATE)
+_ORDER = (Verdict.UNUSABLE, Verdict.PENDING, Verdict.NEWER, Verdict.UP_TO_DATE)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Whether one process of this host is alive, as cheaply as its supervisor may ask.
 
-Worker and daemon serve no HTTP. A worker reports to the database, a daemon has a pulse in its data
-folder. A probe that failed with the database would have every process restarted during an outage
-which they would otherwise sit out.
+Worker and daemon serve no HTTP. A worker reports to the database, and a daemon touches a file in
+its data folder. A probe that failed with the database would have every process restarted during an
+outage which they would otherwise sit out.
 """
 
 import socket
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 from runyard.errors import DatabaseUnavailable, RunyardError
-from runyard.processes.pulse import seconds_since_pulse
+from runyard.processes.heartbeat_file import seconds_since_heartbeat
 from runyard.processes.web_probe import web_answers
 from runyard.settings import settings
 from runyard.store import database
@@ -38,7 +38,7 @@ def worker_is_alive() -> str:
 
 def daemon_is_alive() -> str:
     """Say that the daemon of this data folder is alive; raises `RunyardError` when it is not."""
-    silent = seconds_since_pulse()
+    silent = seconds_since_heartbeat()
     if silent > _DAEMON_SECONDS:
         raise RunyardError(
             f"no daemon with the data folder {settings().data} has been alive for"

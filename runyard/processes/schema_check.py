@@ -123,7 +123,7 @@ def all_migrations() -> list[Migrations]:
 def check_migrated() -> list[str]:
     """Return a sentence for each schema that a newer version has made, and this code works on.
 
-    Raises `SchemaOutOfDate` or `SchemaTooNew` when it does not work on one. Behind a pooler, also
+    Raises `SchemaOutOfDate` or `SchemaUnusable` when it does not work on one. Behind a pooler, also
     raises `RunyardError` when Dagster's tables would not be found.
     """
     if is_pooled():
@@ -134,7 +134,7 @@ def check_migrated() -> list[str]:
 def check_at_start() -> None:
     """Let a process start only if its code works on every schema; log a warning for newer ones.
 
-    Raises `SchemaOutOfDate` or `SchemaTooNew`. Does nothing while the database is away: whatever
+    Raises `SchemaOutOfDate` or `SchemaUnusable`. Does nothing while the database is away: whatever
     the process does then waits for it, and the health checks look again.
     """
     try:

@@ -18,12 +18,13 @@ import xmlrpc.client
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
 from jinja2 import StrictUndefined, Template
-from supervisor.xmlrpc import Faults, SupervisorTransport
+from supervisor.xmlrpc import Faults
 
 from runyard.errors import RunyardError
 from runyard.processes.child_process import HAND_BACK_SECONDS
@@ -50,6 +51,8 @@ _AGAIN_SECONDS = 0.5
 # What supervisord and the parts that do not drain may take besides.
 _REST_SECONDS = 6
 _READY_SECONDS = 90.0
+# When supervisord, which does one thing after the other, counts as hung.
+_ANSWER_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -110,6 +113,24 @@ def start_database(of: Settings) -> str:
     return url
 
 
+class _SocketTransport(xmlrpc.client.Transport):
+    """Speaks XML-RPC through a Unix socket; no answer in time is a `TimeoutError`."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__()
+        self._path = path
+        self._seconds = seconds
+
+    def make_connection(self, host: Any) -> HTTPConnection:
+        """A connection that is used once, unlike that of the base class."""
+        connection = HTTPConnection(str(host))
+        self._connection = host, connection  # so that it is closed whatever happens
+        connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.sock.settimeout(self._seconds)
+        connection.sock.connect(str(self._path))
+        return connection
+
+
 class Stack:
     """Starts and stops the stack of one project; a context manager that stops what it started.
 
@@ -134,6 +155,7 @@ class Stack:
         is_set = "drain_timeout" in self.settings.model_fields_set
         self.drain_timeout = self.settings.drain_timeout if is_set else UP_DRAIN_SECONDS
         self._embedded = is_embedded(self.settings)
+        self._config_path = self.settings.data / "supervisord.conf"
         self._supervisor: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Stack":
@@ -171,11 +193,10 @@ class Stack:
         self._check_storage()
         _write_workspace(self.settings)
         socket_path("apps").unlink(missing_ok=True)
-        config = self.settings.data / "supervisord.conf"
-        config.write_text(self._config())
+        self._config_path.write_text(self._config())
         output = self.log.open("ab") if self.quiet else None
         self._supervisor = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
+            [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._config_path)],
             env={**os.environ, "RUNYARD_DRAIN_TIMEOUT": str(self.drain_timeout)},
             start_new_session=True,
             preexec_fn=_stop_with_parent,
@@ -252,7 +273,7 @@ class Stack:
     def restart(self, part: str) -> None:
         """Stop and start one part."""
         with suppress(xmlrpc.client.Fault):
-            self._ask("stopProcess", _full_name(part))
+            self._ask("stopProcess", _full_name(part), seconds=self.seconds_to_stop())
         self._ask("startProcess", _full_name(part), False)
 
     def start_part(self, part: str) -> None:
@@ -268,9 +289,11 @@ class Stack:
         return int(self._ask("getProcessInfo", _full_name(part))["pid"])
 
     def is_running(self) -> bool:
-        """Whether a supervisord of this project answers."""
+        """Whether a supervisord of this project listens, even if it hangs."""
         try:
             self._ask("getState")
+        except TimeoutError:
+            return True
         except (OSError, xmlrpc.client.Error):
             return False
         return True
@@ -281,7 +304,7 @@ class Stack:
         An interrupt meanwhile, by Ctrl-C, ends the time that runs in progress have to finish;
         another one kills what is left.
         """
-        pid = self._supervisor.pid if self._supervisor is not None else 0
+        pid = self._supervisor.pid if self._supervisor is not None else self._written_pid()
         worker, runs = 0, list[psutil.Process]()
         try:
             seconds = self.seconds_to_stop()
@@ -293,12 +316,12 @@ class Stack:
                     runs = _descendants(self.pid("code"))
                 self._ask("shutdown")
             except (OSError, xmlrpc.client.Error):
-                # A supervisord that has only just started does not listen yet.
-                if self._supervisor is not None:
-                    self._supervisor.terminate()
+                # A supervisord that has only just started does not listen yet, and one that hangs
+                # does not answer.
+                _terminate(pid)
             _wait_for_end(pid, seconds)
         except KeyboardInterrupt:
-            _hurry(pid, worker)
+            _stop_now(pid, worker)
         if self._supervisor is not None:
             self._supervisor.wait()
             self._supervisor = None
@@ -308,6 +331,15 @@ class Stack:
         stack_workspace(self.settings).unlink(missing_ok=True)
         if self._embedded:
             stop_embedded(self.settings.postgres_dir)
+
+    def _written_pid(self) -> int:
+        """The process id that supervisord has written into the data folder; 0 if it has ended."""
+        try:
+            pid = int((self.settings.data / "supervisord.pid").read_text())
+            is_ours = str(self._config_path) in psutil.Process(pid).cmdline()
+        except (OSError, ValueError, psutil.Error):
+            return 0
+        return pid if is_ours else 0
 
     def seconds_to_stop(self) -> float:
         """How long the stack may take to stop.
@@ -336,11 +368,14 @@ class Stack:
                     " free it, or set RUNYARD_PORT"
                 ) from error
 
-    def _ask(self, method: str, *arguments: object) -> Any:
-        """Call supervisord's XML-RPC interface (supervisor 4, `supervisor.*`)."""
+    def _ask(self, method: str, *arguments: object, seconds: float | None = None) -> Any:
+        """Call supervisord's XML-RPC interface (supervisor 4, `supervisor.*`).
+
+        Raises OSError when it does not listen, or does not answer within `seconds` (10).
+        """
         if not self.settings.data.exists():
             raise FileNotFoundError(f"there is no {self.settings.data}")
-        transport = SupervisorTransport(None, None, f"unix://{socket_path('supervisor')}")
+        transport = _SocketTransport(socket_path("supervisor"), seconds or _ANSWER_SECONDS)
         with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as remote:
             return getattr(remote.supervisor, method)(*arguments)
 
@@ -404,19 +439,28 @@ def _kill(processes: Sequence[psutil.Process]) -> None:
             each.kill()
 
 
-def _hurry(pid: int, worker: int) -> None:
-    """End supervisord at once: a worker that is told to stop once more hands back its runs."""
+def _stop_now(pid: int, worker: int) -> None:
+    """End supervisord at once: a worker that is told to stop once more hands back its runs.
+
+    Without a process id there is nothing to end.
+    """
     until = time.monotonic() + _STOP_SECONDS + _REST_SECONDS
     try:
-        with suppress(ProcessLookupError):  # it may not have been told at all
-            os.kill(pid, signal.SIGTERM)
-        _tell_until_it_ends(worker, until)
+        _terminate(pid)  # it may not have been told at all
+        _terminate_repeatedly(worker, until)
         _wait_for_end(pid, max(0.0, until - time.monotonic()))
     except KeyboardInterrupt:
         _wait_for_end(pid, 0)
 
 
-def _tell_until_it_ends(worker: int, until: float) -> None:
+def _terminate(pid: int) -> None:
+    """Send a process SIGTERM, if there is one: 0 would be the process group of the caller."""
+    if pid:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+def _terminate_repeatedly(worker: int, until: float) -> None:
     """Tell a worker to stop; again and again, for two signals in a second are one to it."""
     if not worker:
         return

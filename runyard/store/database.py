@@ -13,10 +13,12 @@ A pool does not survive a fork: a child process gets its own.
 
 import atexit
 import logging
+import math
 import os
 import re
 import select
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -37,6 +39,8 @@ from runyard.store.unreachable import why_no_connection
 
 _connect_seconds = 10.0
 _POOL_SIZE = 20
+_POOL_NAME = "runyard's pool"
+_OF_EVERY_ATTEMPT = ("error connecting", "reconnection attempt")
 _RECONNECT_SECONDS = 1.0
 # The delay before a transaction that was rolled back by a deadlock is retried: by then the other
 # one is over, or has got further.
@@ -68,25 +72,42 @@ Session = psycopg.Connection[dict[str, object]]
 class _Session(Session):
     """A session that remembers why the last one could not be opened, for `DatabaseUnavailable`."""
 
-    why_not = ""
+    _failed_at = -math.inf
+    _why_not = ""
 
     @classmethod
     def connect(cls, conninfo: str = "", **options: Any) -> Self:
         try:
             opened = super().connect(conninfo, **options)
         except psycopg.OperationalError as error:
-            _Session.why_not = why_no_connection(error)
+            _Session._why_not, _Session._failed_at = why_no_connection(error), time.monotonic()
             raise
-        _Session.why_not = ""
+        _Session._failed_at = -math.inf
         return opened
+
+    @staticmethod
+    def why_not(seconds: float) -> str:
+        """Why none could be opened within these last seconds; empty when that was not tried.
+
+        A pool that once could not grow goes on with the sessions that it has: that all of them are
+        in use later has another reason.
+        """
+        return _Session._why_not if time.monotonic() - _Session._failed_at <= seconds else ""
 
 
 Pool = ConnectionPool[Session]
 
-# The pool's warnings, one at every attempt, say only what `DatabaseUnavailable` says.
-logging.getLogger("psycopg.pool").addFilter(
-    lambda record: not str(record.msg).startswith(("error connecting", "reconnection attempt"))
-)
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Whether a warning is not one of our pool at every attempt: `DatabaseUnavailable` says it.
+
+    The warnings of an application's own pools, in the same process, are its own affair.
+    """
+    is_ours = isinstance(record.args, tuple) and record.args[:1] == (_POOL_NAME,)
+    return not (is_ours and str(record.msg).startswith(_OF_EVERY_ATTEMPT))
+
+
+logging.getLogger("psycopg.pool").addFilter(_is_worth_logging)
 
 _lock = threading.Lock()
 _pool: Pool | None = None
@@ -188,10 +209,11 @@ def pool() -> Pool:
                 min_size=0,
                 max_size=_POOL_SIZE,
                 timeout=_connect_seconds,
+                name=_POOL_NAME,
                 open=True,
                 max_idle=120,
-                # Longer, and the pool would double its waits: after an outage of some seconds it
-                # would connect seconds too late.
+                # The pool doubles the wait before each attempt until it gives up. With a longer
+                # limit it would connect seconds after an outage has ended.
                 reconnect_timeout=_RECONNECT_SECONDS,
                 reconnect_failed=_connect_again,
                 connection_class=_Session,
@@ -296,8 +318,9 @@ def is_away(error: psycopg.OperationalError) -> bool:
 
 
 def _away(error: Exception, *, lost: bool = False) -> DatabaseUnavailable:
-    if _Session.why_not and not lost:
-        return DatabaseUnavailable(_Session.why_not)
+    reason = "" if lost else _Session.why_not(_connect_seconds)
+    if reason:
+        return DatabaseUnavailable(reason)
     return DatabaseUnavailable(
         f"the database does not answer ({type(error).__name__}): check that it runs, with"
         " `runyard doctor`",

@@ -171,13 +171,14 @@ def delete_embedded(postgres_dir: Path) -> None:
 
 def serve_embedded(postgres_dir: Path, formerly: Path | None = None) -> int:
     """Keep the server up until SIGTERM or SIGINT, then stop it; return 1 if it dies by itself."""
-    told: list[int] = []  # not an Event, whose lock the code that a signal interrupts may hold
+    # Not an Event, whose lock the code that a signal interrupts may hold.
+    signals_received: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: told.append(number))
+        signal.signal(number, lambda number, _: signals_received.append(number))
     start_embedded(postgres_dir, formerly)
     print("ready", flush=True)
     looked_at = time.monotonic()
-    while not told:
+    while not signals_received:
         time.sleep(_LOOK_SECONDS)
         if time.monotonic() - looked_at < _ALIVE_SECONDS:
             continue

@@ -26,7 +26,7 @@ FROM runyard.keys ORDER BY id DESC
 
 -- name: valid_keys
 -- The keys that an environment accepts. (a small table: scanned)
-SELECT id, name, hash, scopes, events, tenant, per_second FROM runyard.keys
+SELECT id, name, hash, scopes, events, tenant, per_second, expires_at FROM runyard.keys
 WHERE environment = %(environment)s AND revoked_at IS NULL
     AND (expires_at IS NULL OR expires_at > now())
 

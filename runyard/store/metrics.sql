@@ -19,9 +19,9 @@ SELECT worker, count(*) AS runs FROM runyard.batches
 WHERE status = 'running' AND worker IS NOT NULL GROUP BY worker
 
 -- name: database_sessions
--- How many sessions the server has, of all databases, by state, and how many it allows. Of a
--- session of a role that this one may not look at, only its role and database are known: it has no
--- state, and counts although it may be a parallel worker. (the server's own state: scanned)
+-- How many sessions the server has, of all databases, by state, and how many it allows. PostgreSQL
+-- hides the state and the type of sessions of roles of which this one is no member: they count as
+-- unknown, parallel workers among them. (the server's own state: scanned)
 SELECT coalesce(state, 'unknown') AS state, count(*) AS sessions,
     current_setting('max_connections')::integer AS allowed
 FROM pg_stat_activity

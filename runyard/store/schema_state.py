@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg
 
-from runyard.errors import SchemaOutOfDate, SchemaTooNew
+from runyard.errors import SchemaOutOfDate, SchemaUnusable
 from runyard.store.queries import Connection, fetch_one
 
 ENGINE_SCHEMA = "runyard"
@@ -146,11 +146,11 @@ class SchemaState:
         )
 
     def check(self) -> None:
-        """Raise `SchemaOutOfDate` or `SchemaTooNew` when this code does not work on the schema."""
+        """Raise `SchemaOutOfDate` or `SchemaUnusable` if this code does not work on the schema."""
         if self.compatibility is Compatibility.BEHIND:
             raise SchemaOutOfDate(self.describe())
         if self.compatibility in REFUSED:
-            raise SchemaTooNew(self.describe())
+            raise SchemaUnusable(self.describe())
 
 
 @cache

@@ -30,6 +30,15 @@ def test_a_direct_database_that_is_not_given_by_a_url_is_one_line() -> None:
     assert line.startswith("runyard: RUNYARD_DIRECT_DATABASE_URL: not a URL of PostgreSQL")
 
 
+@pytest.mark.parametrize("name", ["DATABASE_URL", "RUNYARD_BROKER_URL"])
+def test_a_url_whose_password_is_not_encoded_is_one_line_without_any_of_it(name: str) -> None:
+    ended = runyard("doctor", **{name: "postgresql://shop:Tr0ub4dor/3xtra@db.invalid/shop"})
+    [line] = ended.stderr.splitlines()
+    assert line.startswith(f"runyard: {name}: ")
+    assert "percent-encode special characters of the user and the password" in line
+    assert "3xtra" not in line
+
+
 @pytest.mark.parametrize("command", ["doctor", "up", "worker"])
 @pytest.mark.parametrize(
     ("name", "value", "says"),
@@ -73,12 +82,14 @@ def test_doctor_names_the_setting_that_a_misspelt_variable_was_meant_for() -> No
     ) in says
 
 
+@pytest.mark.usefixtures("store_url")
 def test_variables_that_are_not_settings_but_have_a_meaning_are_not_named() -> None:
     says = runyard("doctor", RUNYARD_KEY="key", RUNYARD_TEST_DATABASE_URL="postgresql:///").stdout
     assert _CHECKED in says
     assert "is not a setting" not in says
 
 
+@pytest.mark.usefixtures("store_url")
 def test_variables_of_the_project_itself_are_not_named() -> None:
     says = runyard("doctor", RUNYARD_BANK_URL="x").stdout
     assert _CHECKED in says

@@ -7,15 +7,21 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
 
 import runyard
+from runyard import clock
 from runyard.engine import api_keys
+from runyard.errors import DatabaseUnavailable
+from runyard.gateway.http import auth
 from runyard.gateway.http.auth import Authenticator
+from runyard.gateway.http.errors import HttpError
 from runyard.settings import settings
 from runyard.store import database
 from tests.conftest import wait_until
@@ -523,30 +529,111 @@ def test_an_answer_that_was_waited_for_is_not_given_to_a_revoked_key(web: WebPro
     assert "secret" not in answers[0].text
 
 
-def test_a_stream_continues_while_the_database_is_unavailable(
-    security_url: str, monkeypatch: pytest.MonkeyPatch
+class Cut:
+    """An authenticator that has read its keys, and is cut off from the database by a test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.authenticator = Authenticator(development=False)
+        self._monkeypatch = monkeypatch
+
+    async def cut(self) -> None:
+        """Cut it off, and wait until it would read its keys again."""
+        self._monkeypatch.setenv(
+            "DATABASE_URL", "postgresql://127.0.0.1:1/nowhere?connect_timeout=1"
+        )
+        settings.cache_clear()
+        database.close_pool()
+        database.wait_for_connection(0.2)
+        await asyncio.sleep(auth._FRESH_SECONDS + 0.1)
+
+    async def accepts(self, key: str, *, in_outages: bool = False) -> bool:
+        """Whether it accepts a request with a key."""
+        headers = [(b"apikey", key.encode())]
+        request = Request({"type": "http", "headers": headers, "path_params": {}, "client": None})
+        try:
+            await self.authenticator.authenticate(request, "read", in_outages=in_outages)
+        except (HttpError, DatabaseUnavailable):
+            return False
+        return True
+
+
+@pytest.fixture
+def cut(security_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cut]:
+    """An authenticator to be cut off from the database."""
+    yield Cut(monkeypatch)
+    monkeypatch.undo()
+    database.wait_for_connection(10)
+    database.close_pool()
+    settings.cache_clear()
+
+
+def outcomes(cut: Cut, key: str, *, in_outages: bool = False) -> tuple[bool, bool]:
+    """Whether a key is accepted before and after the cut."""
+
+    async def asked() -> tuple[bool, bool]:
+        before = await cut.accepts(key, in_outages=in_outages)
+        await cut.cut()
+        return before, await cut.accepts(key, in_outages=in_outages)
+
+    return asyncio.run(asked())
+
+
+def test_a_known_key_is_accepted_for_a_while_when_the_database_becomes_unavailable(
+    cut: Cut,
 ) -> None:
-    """Without the database no key is known to be revoked, so the stream continues."""
+    assert outcomes(cut, api_keys.create("steady", ["read"])[1]) == (True, True)
+
+
+def test_a_known_key_is_not_accepted_for_ever_while_the_database_is_unavailable(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_UNREAD_SECONDS", 1.0)
+    assert outcomes(cut, api_keys.create("perhaps revoked", ["read"])[1]) == (True, False)
+
+
+def test_a_known_key_is_accepted_throughout_an_outage_where_that_is_told(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_UNREAD_SECONDS", 1.0)
+    key = api_keys.create("monitoring", ["read"])[1]
+    assert outcomes(cut, key, in_outages=True) == (True, True)
+
+
+def test_a_key_that_expires_during_an_outage_is_not_accepted(cut: Cut) -> None:
+    expiry = clock.now() + timedelta(seconds=3)
+    key = api_keys.create("brief", ["read"], expires_at=expiry)[1]
+
+    async def asked() -> tuple[bool, bool]:
+        before = await cut.accepts(key, in_outages=True)
+        await cut.cut()
+        await asyncio.sleep((expiry - clock.now()).total_seconds())
+        return before, await cut.accepts(key, in_outages=True)
+
+    assert asyncio.run(asked()) == (True, False)
+
+
+def stream_continues(cut: Cut) -> tuple[bool, bool]:
+    """Whether the stream of a key continues before and after the cut."""
     key_id = api_keys.create("steady", ["read"])[0]
     [found] = [valid for valid in api_keys.valid() if valid.id == key_id]
 
     async def asked() -> tuple[bool, bool]:
-        authenticator = Authenticator(development=False)
-        before = await authenticator.is_still_valid(found)
-        monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/nowhere?connect_timeout=1")
-        settings.cache_clear()
-        database.close_pool()
-        database.wait_for_connection(0.5)
-        await asyncio.sleep(1.1)
-        return before, await authenticator.is_still_valid(found)
+        before = await cut.authenticator.is_still_valid(found)
+        await cut.cut()
+        return before, await cut.authenticator.is_still_valid(found)
 
-    try:
-        assert asyncio.run(asked()) == (True, True)
-    finally:
-        monkeypatch.undo()
-        database.wait_for_connection(10)
-        database.close_pool()
-        settings.cache_clear()
+    return asyncio.run(asked())
+
+
+def test_a_stream_continues_for_a_while_when_the_database_becomes_unavailable(cut: Cut) -> None:
+    assert stream_continues(cut) == (True, True)
+
+
+def test_a_stream_ends_when_its_key_has_been_unknown_for_long(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auth, "_UNREAD_SECONDS", 1.0)
+    assert stream_continues(cut) == (True, False)
 
 
 def test_keys_say_whose_they_are(web: WebProcess) -> None:

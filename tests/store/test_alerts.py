@@ -2,15 +2,19 @@
 
 import json
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 from dagster import DagsterInstance, job, op
+from sqlalchemy.exc import SQLAlchemyError
 
 from runyard import send
 from runyard.cli.main import main
@@ -19,7 +23,7 @@ from runyard.engine import alert_ledger, batch_claims, batch_leases, settlement
 from runyard.engine.settlement import Outcome
 from runyard.functions.registry import Function
 from runyard.processes import alert_delivery, alert_message
-from runyard.processes.alert_delivery import AlertNotSent, deliver
+from runyard.processes.alert_delivery import AlertNotSent, deliver, name_of, reach
 from runyard.processes.alerts import Alerts, alerts_thread
 from runyard.settings import Settings, settings
 from runyard.store import database
@@ -172,15 +176,13 @@ def test_what_was_dismissed_meanwhile_is_told_with_a_link_to_the_function(
     assert bodies(receiver)[0]["text"].endswith("/dev/functions/greet")
 
 
-@pytest.mark.parametrize("trouble", [500, 404, 302, "reset", "slow"])
+@pytest.mark.parametrize("trouble", [500, 404, 302, "reset"])
 def test_a_receiver_that_is_away_is_told_later_of_everything(
     receiver: FakeService,
     instance: DagsterInstance,
     fail: Callable[..., list[int]],
     trouble: Any,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(alert_delivery, "SECONDS", 0.3)
     now = 0.0
     made = Alerts([receiver.url + PATH], lambda: now)
     made.send(instance)
@@ -193,6 +195,155 @@ def test_a_receiver_that_is_away_is_told_later_of_everything(
     now = 1.0
     assert made.send(instance) == 1
     assert bodies(receiver)[-1]["failures"][0]["count"] == 3
+
+
+class Door:
+    """Holds up what goes through it until it is opened; knows whether something has come."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+        self.is_passed = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        self.open.wait()
+        self.is_passed.set()
+
+
+def ended() -> bool:
+    """Whether no alert is on its way."""
+    return all(delivery.done() for delivery in alert_delivery._left_alone.values())
+
+
+@pytest.fixture
+def slow_mailer(
+    mailer: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Door, list[Any]]]:
+    """A mailer that takes longer than is waited for, and the mails that have gone out."""
+    door, mails = Door(), list[Any]()
+
+    def send(*mail: str) -> None:
+        door()
+        mails.append(mail)
+
+    vars(mailer)["send"] = send
+    monkeypatch.setattr(alert_delivery, "MAIL_SECONDS", 0.1)
+    yield door, mails
+    door.open.set()
+
+
+def test_a_mail_that_goes_out_late_is_not_sent_again(
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    slow_mailer: tuple[Door, list[Any]],
+) -> None:
+    door, mails = slow_mailer
+    now = 0.0
+    made = Alerts(["mailto:ops@example.com"], lambda: now)
+    made.send(instance)
+    fail()
+    run_nightly(instance)
+    assert made.send(instance) == 0
+    now = 10.0
+    assert made.send(instance) == 0
+    door.open.set()
+    wait_until(ended)
+    now = 20.0
+    assert made.send(instance) == 1
+    a_minute_later()
+    assert made.send(instance) == 0
+    assert len(mails) == 1
+
+
+def test_what_fails_while_a_mail_is_on_its_way_is_told_with_its_own_error(
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    slow_mailer: tuple[Door, list[Any]],
+) -> None:
+    door, mails = slow_mailer
+    now = 0.0
+    made = Alerts(["mailto:ops@example.com"], lambda: now)
+    made.send(instance)
+    fail()
+    made.send(instance)
+    fail(message="no bank")
+    door.open.set()
+    wait_until(ended)
+    now = 10.0
+    made.send(instance)
+    a_minute_later()
+    made.send(instance)
+    assert "greet failed: KeyError: no bank" in mails[1][2]
+
+
+def test_a_mail_that_fails_late_is_sent_again(
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    mailer: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mails: list[Any] = []
+    door = Door()
+
+    def refuse_first(*mail: str) -> None:
+        if not door.is_passed.is_set():
+            door()
+            raise OSError("the mail server is away")
+        mails.append(mail)
+
+    vars(mailer)["send"] = refuse_first
+    monkeypatch.setattr(alert_delivery, "MAIL_SECONDS", 0.1)
+    now = 0.0
+    made = Alerts(["mailto:ops@example.com"], lambda: now)
+    made.send(instance)
+    fail()
+    made.send(instance)
+    door.open.set()
+    wait_until(ended)
+    monkeypatch.setattr(alert_delivery, "MAIL_SECONDS", 30)
+    now = 10.0
+    assert made.send(instance) == 1
+    assert len(mails) == 1
+
+
+def test_a_webhook_that_answers_late_is_not_told_again(
+    receiver: FakeService,
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alert_delivery, "SECONDS", 0.1)
+    now = 0.0
+    made = Alerts([receiver.url + PATH], lambda: now)
+    made.send(instance)
+    fail()
+    receiver.failures.append("slow")
+    assert made.send(instance) == 0
+    wait_until(ended)
+    now = 10.0
+    assert made.send(instance) == 1
+    assert len(receiver.requests) == 1
+
+
+def test_a_webhook_that_does_not_answer_at_all_is_told_again(
+    receiver: FakeService,
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alert_delivery, "SECONDS", 0.1)
+    monkeypatch.setattr(alert_delivery, "LATE_SECONDS", 0.2)
+    now = 0.0
+    made = Alerts([receiver.url + PATH], lambda: now)
+    made.send(instance)
+    fail()
+    receiver.failures.append("slow")
+    made.send(instance)
+    wait_until(ended)
+    monkeypatch.setattr(alert_delivery, "SECONDS", 5)
+    now = 10.0
+    assert made.send(instance) == 1
 
 
 def test_a_redirect_is_not_followed(
@@ -213,25 +364,52 @@ def test_a_receiver_that_is_away_holds_up_no_other(
     assert made.send(instance) == 1
 
 
-def test_what_is_wrong_with_one_receiver_holds_up_no_other(
-    receiver: FakeService,
-    instance: DagsterInstance,
-    fail: Callable[..., list[int]],
-    caplog: pytest.LogCaptureFixture,
+def test_what_is_wrong_with_the_rows_of_one_receiver_holds_up_no_other(
+    receiver: FakeService, instance: DagsterInstance, fail: Callable[..., list[int]]
 ) -> None:
     first = Alerts(["http://127.0.0.1:9/nobody"])
     first.send(instance)
     rows("UPDATE runyard.alerts SET since = 'infinity' RETURNING since::text")
     made = Alerts(["http://127.0.0.1:9/nobody", receiver.url + PATH])
-    made.send(instance)
-    fail()
-    assert made.send(instance) == 1
-    assert "no alert to 127.0.0.1: DataError" in caplog.text
+    for _ in range(2):
+        with pytest.raises(psycopg.DataError):
+            made.send(instance)
+        fail()
+    with pytest.raises(psycopg.DataError):
+        made.send(instance)
+    assert len(receiver.requests) == 1
 
 
-def test_a_name_that_takes_for_ever_to_look_up_takes_no_longer_than_the_limit(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("table", ["event_logs", "runyard.tallies"])
+def test_an_error_of_the_storage_silences_no_receiver(
+    alerts: Alerts,
+    receiver: FakeService,
+    instance: DagsterInstance,
+    fail: Callable[..., list[int]],
+    table: str,
 ) -> None:
+    fail()
+    with without_table(table), pytest.raises((psycopg.Error, SQLAlchemyError)):
+        alerts.send(instance)
+    assert alerts.send(instance) == 1
+
+
+@contextmanager
+def without_table(table: str) -> Iterator[None]:
+    """A database in which a table has another name."""
+    schema, _, name = table.rpartition(".")
+    prefix = f"{schema}." if schema else ""
+    with database.connection() as connection:
+        connection.execute(f"ALTER TABLE {table} RENAME TO hidden".encode())
+        try:
+            yield
+        finally:
+            connection.execute(f"ALTER TABLE {prefix}hidden RENAME TO {name}".encode())
+
+
+@pytest.fixture
+def endless_look_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Looking up a name takes for ever, and a receiver is waited for briefly."""
     found = threading.Event()
 
     def look_up(*_: object, **__: object) -> Any:
@@ -240,13 +418,49 @@ def test_a_name_that_takes_for_ever_to_look_up_takes_no_longer_than_the_limit(
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(alert_delivery, "SECONDS", 0.2)
-    try:
-        with pytest.raises(AlertNotSent, match=r"did not answer within 0\.2 seconds"):
-            deliver("http://slow.example/hook", "subject", "text", b"{}")
-        with pytest.raises(AlertNotSent, match="still being sent the last alert"):
-            deliver("http://slow.example/hook", "subject", "text", b"{}")
-    finally:
-        found.set()
+    yield
+    found.set()
+
+
+@pytest.mark.usefixtures("endless_look_up")
+def test_a_name_that_takes_for_ever_to_look_up_takes_no_longer_than_the_limit() -> None:
+    with pytest.raises(AlertNotSent, match=r"did not answer within 0\.2 seconds"):
+        deliver("http://slow.example/hook", "subject", "text", b"{}")
+
+
+@pytest.mark.usefixtures("endless_look_up")
+def test_a_receiver_whose_name_is_still_being_looked_up_is_sent_nothing_else() -> None:
+    with pytest.raises(AlertNotSent):
+        deliver("http://slow.example/hooks", "subject", "text", b"{}")
+    with pytest.raises(AlertNotSent, match="has not answered the last time yet"):
+        deliver("http://slow.example/hooks", "subject", "text", b"{}")
+
+
+_LOOKS_UP_FOR_EVER = """
+import socket
+import threading
+
+from runyard.processes import alert_delivery
+
+socket.getaddrinfo = lambda *_, **__: threading.Event().wait()
+alert_delivery.SECONDS = 0.2
+try:
+    alert_delivery.reach("http://slow.example/hook")
+except alert_delivery.AlertNotSent as error:
+    print(error)
+"""
+
+
+def test_a_process_does_not_wait_for_a_name_when_it_ends() -> None:
+    command = [sys.executable, "-c", _LOOKS_UP_FOR_EVER]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.stdout.startswith("slow.example did not answer within 0.2 seconds")
+
+
+@pytest.mark.usefixtures("endless_look_up")
+def test_doctor_waits_no_longer_for_a_name_than_the_limit() -> None:
+    with pytest.raises(AlertNotSent, match=r"did not answer within 0\.2 seconds"):
+        reach("http://slow.example/looked-at")
 
 
 def test_a_mailer_that_takes_for_ever_takes_no_longer_than_the_limit(
@@ -274,6 +488,41 @@ def test_a_webhook_is_named_in_the_log_by_its_host_alone(
     alerts.send(instance)
     assert "no alert to 127.0.0.1: AlertNotSent (127.0.0.1 answered 500" in caplog.text
     assert PATH not in caplog.text
+
+
+@pytest.fixture
+def three_receivers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Two webhooks on one host, and a mail address between them."""
+    monkeypatch.setenv(
+        "RUNYARD_ALERTS",
+        "https://hooks.example/first,mailto:ops@hooks.example,https://hooks.example/second",
+    )
+    settings.cache_clear()
+    yield settings().alert_receivers
+    settings.cache_clear()
+
+
+def test_webhooks_on_one_host_are_told_apart_by_their_places(three_receivers: list[str]) -> None:
+    assert [name_of(each) for each in three_receivers] == [
+        "hooks.example (1)",
+        "ops@hooks.example",
+        "hooks.example (3)",
+    ]
+
+
+@pytest.mark.usefixtures("three_receivers")
+def test_a_webhook_that_is_no_receiver_has_no_place() -> None:
+    assert name_of("https://hooks.example/third") == "hooks.example"
+
+
+def test_a_test_alert_says_which_webhook_of_a_host_does_not_take_it(
+    receiver: FakeService, command: Callable[[str], Any]
+) -> None:
+    receiver.answers["/second"] = 404, b"", {}
+    result = command(f"{receiver.url}{PATH},{receiver.url}/second")
+    assert result.output == (
+        "sent to 127.0.0.1 (1)\n127.0.0.1 (2) answered 404: check the address of the webhook\n"
+    )
 
 
 def test_the_addresses_are_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

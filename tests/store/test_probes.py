@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from runyard.cli.main import main
-from runyard.processes.pulse import Pulse
+from runyard.processes.heartbeat_file import HeartbeatFile
 from runyard.settings import settings
 from runyard.store import database
 from tests.ports import free_port
@@ -79,7 +79,7 @@ def test_the_caller_of_a_dead_worker_does_not_stand_in_for_it() -> None:
 
 
 def test_a_daemon_whose_loop_goes_round_is_alive(data: Path) -> None:
-    Pulse().beat()
+    HeartbeatFile().touch()
     assert probe("daemon").exit_code == 0
 
 
@@ -90,15 +90,15 @@ def test_a_daemon_that_never_was_alive_in_this_data_folder_is_not(data: Path) ->
 
 
 def test_a_daemon_that_has_stood_still_for_two_minutes_is_not_alive(data: Path) -> None:
-    Pulse().beat()
+    HeartbeatFile().touch()
     stood_still_at = time.time() - 121
-    os.utime(data / "daemon.pulse", (stood_still_at, stood_still_at))
+    os.utime(data / "daemon.heartbeat", (stood_still_at, stood_still_at))
     assert probe("daemon").exit_code == 1
 
 
-def test_the_pulse_of_an_earlier_daemon_does_not_stand_in_for_the_next(data: Path) -> None:
-    Pulse().beat()
-    Pulse()
+def test_the_heartbeat_of_an_earlier_daemon_does_not_stand_in_for_the_next(data: Path) -> None:
+    HeartbeatFile().touch()
+    HeartbeatFile()
     assert probe("daemon").exit_code == 1
 
 

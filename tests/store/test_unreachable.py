@@ -1,11 +1,15 @@
 """What is said when there is no connection to the database, and how soon there is one again."""
 
+import logging
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from runyard.errors import DatabaseUnavailable
 from runyard.processes.checks import checks
@@ -95,11 +99,52 @@ def test_the_pool_gives_the_reason_too() -> None:
         rows("SELECT 1")
 
 
+@pytest.fixture
+def pool_of_one(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A pool with one connection, which is soon waited for in vain."""
+    monkeypatch.setattr(database, "_POOL_SIZE", 1)
+    database.close_pool()
+    yield
+    database.close_pool()
+
+
+@pytest.mark.usefixtures("pool_of_one", "brief_waits")
+def test_an_earlier_failure_is_no_reason_for_a_pool_that_is_all_in_use(store_url: str) -> None:
+    with database.connection():
+        with pytest.raises(psycopg.OperationalError):
+            database._Session.connect(make_conninfo(store_url, dbname="unknown"))
+        failed_at = time.monotonic()
+        wait_until(lambda: time.monotonic() - failed_at > 0.5)
+        with pytest.raises(DatabaseUnavailable, match=r"does not answer \(PoolTimeout\)"):
+            rows("SELECT 1")
+
+
 @pytest.mark.usefixtures("closed_database")
 def test_the_doctor_gives_the_reason_once(caplog: pytest.LogCaptureFixture) -> None:
     says = {check.name: check.says for check in checks()}
     assert "not currently accepting connections" in says["database"]
     assert [record for record in caplog.records if record.name == "psycopg.pool"] == []
+
+
+def warnings_while_waiting(pool: ConnectionPool, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What is logged while a pool gets no connection."""
+    with pytest.raises(PoolTimeout):
+        pool.getconn(timeout=0.5)
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.usefixtures("brief_waits", "closed_database")
+def test_our_pool_does_not_warn_at_every_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings_while_waiting(database.pool(), caplog) == []
+
+
+@pytest.mark.usefixtures("closed_database")
+def test_a_pool_of_the_application_warns_as_ever(
+    store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ConnectionPool(store_url, min_size=0, max_size=1, name="the shop") as pool:
+        warnings = warnings_while_waiting(pool, caplog)
+    assert warnings[0].startswith("error connecting in 'the shop': ")
 
 
 def test_a_thread_that_waits_for_a_connection_gets_one_soon_after_an_outage(

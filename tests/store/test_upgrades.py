@@ -18,7 +18,7 @@ import pytest
 
 from runyard import client, send
 from runyard.cli.migrate import UNREACHABLE
-from runyard.errors import RunyardError, SchemaOutOfDate, SchemaTooNew
+from runyard.errors import RunyardError, SchemaOutOfDate, SchemaUnusable
 from runyard.gateway.http.errors import as_http_error
 from runyard.processes import checks
 from runyard.processes.migrate import _LOCK
@@ -308,7 +308,7 @@ def test_a_client_that_may_only_send_sends_without_looking(
 def test_the_check_by_code_that_is_too_old_says_so(too_new: str) -> None:
     result = THIS.run("migrate", "--check")
     assert "It needs code of 0002_contract or later, and this is 0001_initial" in result.stdout
-    assert result.returncode == Verdict.TOO_NEW
+    assert result.returncode == Verdict.UNUSABLE
 
 
 def test_a_migration_by_code_that_is_too_old_is_refused(too_new: str) -> None:
@@ -327,7 +327,7 @@ def test_a_process_of_code_that_is_too_old_does_not_start(too_new: str, role: st
 
 
 def test_a_client_of_code_that_is_too_old_is_told_what_to_deploy(too_new: str) -> None:
-    with pytest.raises(SchemaTooNew, match="deploy the newer version here"):
+    with pytest.raises(SchemaUnusable, match="deploy the newer version here"):
         send("old/go")
 
 
@@ -336,7 +336,7 @@ def test_a_health_check_of_code_that_is_too_old_fails(too_new: str) -> None:
 
 
 def test_a_request_to_code_that_is_too_old_is_to_be_repeated() -> None:
-    error = as_http_error(SchemaTooNew("schema runyard is at version 0002_contract"))
+    error = as_http_error(SchemaUnusable("schema runyard is at version 0002_contract"))
     assert (error.status, error.code) == (503, "not_migrated")
 
 
@@ -377,7 +377,7 @@ def test_a_database_from_before_the_first_release_is_refused_with_what_to_do(url
         THIS.run(*command) for command in (("migrate", "--check"), ("migrate",), ("worker",))
     )
     assert says in check.stdout
-    assert check.returncode == Verdict.TOO_NEW
+    assert check.returncode == Verdict.UNUSABLE
     assert [says in ended.stderr for ended in (migration, worker)] == [True, True]
     assert [ended.stderr.count("\n") for ended in (migration, worker)] == [1, 1]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from runyard.errors import SchemaOutOfDate, SchemaTooNew
+from runyard.errors import SchemaOutOfDate, SchemaUnusable
 from runyard.store.migration_needs import Needs, oldest_code
 from runyard.store.schema_state import Compatibility, Recorded, SchemaState
 
@@ -56,7 +56,7 @@ def test_a_schema_is_compatible_with_the_code_or_not(
 def test_a_schema_from_before_the_first_release_is_refused_with_what_to_do() -> None:
     unreleased = SchemaState("runyard", "0002", KNOWN, lacks="runyard.events.id")
     with pytest.raises(
-        SchemaTooNew, match=r"has no runyard\.events\.id.*`runyard delete-database`"
+        SchemaUnusable, match=r"has no runyard\.events\.id.*`runyard delete-database`"
     ):
         unreleased.check()
 
@@ -67,7 +67,7 @@ def test_an_older_schema_is_refused_with_the_command_to_run() -> None:
 
 
 def test_a_schema_that_is_too_new_is_refused_with_the_version_that_made_it() -> None:
-    with pytest.raises(SchemaTooNew, match=r"Runyard 0\.2\.0 made it\. It needs code of 0003"):
+    with pytest.raises(SchemaUnusable, match=r"Runyard 0\.2\.0 made it\. It needs code of 0003"):
         state("0004", Recorded("0004", "0003", "0.2.0")).check()
 
 

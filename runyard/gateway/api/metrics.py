@@ -245,5 +245,6 @@ ENDPOINTS = [
         "Metrics for Prometheus.",
         "read",
         media_types=("text/plain",),
+        in_outages=True,
     )
 ]

@@ -4,17 +4,21 @@ On loopback in development no key is required. Otherwise a key comes as `Authori
 as the header `apikey`, or in the path of the event API. Keys are read from the database at most
 once a second, or every quarter of a second for an unknown one, which may be new. A revoked key is
 rejected within a second.
+
+While the keys cannot be read, a key that was valid when they last were is accepted for another
+minute, and by endpoints that tell of the outage for as long as it lasts; never an expired one.
 """
 
 import asyncio
 import hmac
+import math
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
+from runyard import clock
 from runyard.engine import api_keys
 from runyard.engine.api_keys import Key, Scope
 from runyard.errors import DatabaseUnavailable
@@ -28,6 +32,9 @@ DEVELOPER = Key("development", "development", b"", api_keys.SCOPES)
 _FRESH_SECONDS = 1.0
 # However many unknown keys arrive, the database is not read more often than this.
 _MIN_INTERVAL_SECONDS = 0.25
+# How long a key is accepted that cannot be looked up: the pool may be exhausted, or only this host
+# cut off, while the key is revoked elsewhere.
+_UNREAD_SECONDS = 60.0
 SIGNED_ID = "signed"
 _SIGNED = StandardWebhooks("RUNYARD_SIGNING_SECRETS")
 
@@ -58,6 +65,7 @@ class Authenticator:
         *,
         body: bytes | None = None,
         cookie: str | None = None,
+        in_outages: bool = False,
     ) -> Key:
         """The key of a request, or a stand-in for the signer of its body.
 
@@ -69,9 +77,12 @@ class Authenticator:
             The body, if a signature over it is accepted instead of a key.
         cookie
             A key from a cookie or a form, for a request that has none in the usual places.
+        in_outages
+            Whether a known key is accepted for as long as the database is unavailable.
 
         Raises `HttpError`: 401 without a valid key, 403 without the scope, 429 above the rate limit
-        of the key, or of unknown keys from one address.
+        of the key, or of unknown keys from one address. Raises `DatabaseUnavailable` when the keys
+        cannot be read.
         """
         if self.development:
             return DEVELOPER
@@ -81,7 +92,7 @@ class Authenticator:
             return Key(SIGNED_ID, "signed", b"", ("send",), sender="signed")
         key = None
         for secret in secrets:
-            key = key or await self._find(secret)
+            key = key or await self._find(secret, math.inf if in_outages else _UNREAD_SECONDS)
         if key is None:
             if secrets:
                 host = request.client.host if request.client else ""
@@ -97,22 +108,32 @@ class Authenticator:
     async def is_still_valid(self, key: Key) -> bool:
         """Whether a key that was accepted a while ago was still valid at most a second ago.
 
-        While the database is unavailable, keys stay valid.
+        While the keys cannot be read, it stays valid for a minute.
         """
-        if self.development or key.id == SIGNED_ID:
-            return True
-        with suppress(DatabaseUnavailable):
-            await self._read_since(time.monotonic() - _FRESH_SECONDS)
-        return key.hash in self._keys
+        try:
+            await self.check_still_valid(key)
+        except (HttpError, DatabaseUnavailable):
+            return False
+        return True
 
     async def check_still_valid(self, key: Key) -> None:
-        """Raise `HttpError` if a key that was accepted a while ago is no longer valid."""
-        if not await self.is_still_valid(key):
+        """Raise `HttpError` if a key that was accepted a while ago is no longer valid.
+
+        Raises `DatabaseUnavailable` when that has been unknown for more than a minute.
+        """
+        if self.development or key.id == SIGNED_ID:
+            return
+        try:
+            await self._read_since(time.monotonic() - _FRESH_SECONDS)
+        except DatabaseUnavailable:
+            if not self._accepts_unread(key.hash, _UNREAD_SECONDS):
+                raise
+        if key.hash not in self._keys:
             raise HttpError(
                 401, "unauthorized", "this key was revoked while its request was in progress"
             )
 
-    async def _find(self, secret: str) -> Key | None:
+    async def _find(self, secret: str, unread_seconds: float) -> Key | None:
         digest = api_keys.digest(secret)
         now = time.monotonic()
         try:
@@ -121,11 +142,17 @@ class Authenticator:
                 # It may have been created a moment ago.
                 await self._read_since(now)
         except DatabaseUnavailable:
-            # Nobody can revoke a key meanwhile, and `/metrics` tells of the outage.
-            if digest not in self._keys:
+            if not self._accepts_unread(digest, unread_seconds):
                 raise
         key = self._keys.get(digest)
         return key if key is not None and hmac.compare_digest(key.hash, digest) else None
+
+    def _accepts_unread(self, digest: bytes, seconds: float) -> bool:
+        """Whether a key is accepted although keys cannot be read: it was valid so recently."""
+        key = self._keys.get(digest)
+        if key is None or time.monotonic() - self._read_at >= seconds:
+            return False
+        return key.expires_at is None or clock.now() < key.expires_at
 
     async def _read_since(self, start: float) -> None:
         """Read the keys unless they were read after `start`.

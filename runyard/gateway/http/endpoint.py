@@ -154,6 +154,8 @@ class Endpoint:
         most.
     repeated
         Query parameters that may occur several times, as lists in the model.
+    in_outages
+        Whether a known key is accepted for as long as the database is unavailable.
     """
 
     method: str
@@ -178,6 +180,7 @@ class Endpoint:
     admits: Callable[[Request], None] | None = None
     max_bytes: int | None = None
     repeated: tuple[str, ...] = ()
+    in_outages: bool = False
 
     def route(self) -> Route:
         """The Starlette route."""
@@ -220,7 +223,7 @@ class Endpoint:
             caller = await authenticator.authenticate(request, self.scope, body=raw)
             body_memory.sender_identified(request.state, caller.id)
             return caller, raw
-        caller = await authenticator.authenticate(request, self.scope)
+        caller = await authenticator.authenticate(request, self.scope, in_outages=self.in_outages)
         return caller, await self._read(request, caller.id)
 
     async def _read(self, request: Request, key: str | None = None) -> bytes:

@@ -22,7 +22,7 @@ from runyard.errors import (
     InvalidOption,
     RunyardError,
     SchemaOutOfDate,
-    SchemaTooNew,
+    SchemaUnusable,
 )
 from runyard.store.database import is_away
 
@@ -84,7 +84,7 @@ def as_http_error(error: BaseException) -> HttpError:
             return HttpError(400, "invalid_option", str(error))
         case psycopg.Error() | DatabaseBusy() | DatabaseUnavailable():
             return _database_error(error)
-        case SchemaOutOfDate() | SchemaTooNew():
+        case SchemaOutOfDate() | SchemaUnusable():
             return _wrong_schema(str(error))
         case RunyardError():
             return HttpError(400, "refused", str(error))
