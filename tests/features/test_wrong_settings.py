@@ -82,14 +82,14 @@ def test_doctor_names_the_setting_that_a_misspelt_variable_was_meant_for() -> No
     ) in says
 
 
-@pytest.mark.usefixtures("store_url")
+@pytest.mark.usefixtures("yard")
 def test_variables_that_are_not_settings_but_have_a_meaning_are_not_named() -> None:
     says = runyard("doctor", RUNYARD_KEY="key", RUNYARD_TEST_DATABASE_URL="postgresql:///").stdout
     assert _CHECKED in says
     assert "is not a setting" not in says
 
 
-@pytest.mark.usefixtures("store_url")
+@pytest.mark.usefixtures("yard")
 def test_variables_of_the_project_itself_are_not_named() -> None:
     says = runyard("doctor", RUNYARD_BANK_URL="x").stdout
     assert _CHECKED in says
