@@ -45,6 +45,8 @@ _LONGEST_NAME = 240
 _CHUNK = 1_000
 _FAILURES = (psycopg.Error, DatabaseUnavailable, OSError)
 _log = logging.getLogger("runyard.run_output")
+# The files that could not be stored, of which this process has told.
+_told: set[str] = set()
 
 
 @contextmanager
@@ -118,15 +120,21 @@ def delete_before(before: datetime) -> int:
 def save_left_behind() -> int:
     """Store the files of processes that are gone, and delete them; return how many there were.
 
-    Raises `DatabaseUnavailable`.
+    A file that cannot be stored is left where it is. Raises `DatabaseUnavailable`.
     """
     saved = 0
     with suppress(FileNotFoundError), os.scandir(_folder()) as files:
         before = time.time() - _LOCKED_SECONDS
         for file in files:
-            with suppress(FileNotFoundError):  # another process was faster
-                if file.stat().st_mtime < before:
+            try:
+                if file.is_file(follow_symlinks=False) and file.stat().st_mtime < before:
                     saved += _save_left_behind(Path(file.path))
+            except FileNotFoundError:  # another process was faster
+                continue
+            except DatabaseUnavailable:
+                raise
+            except Exception as error:
+                _tell_once(file.path, error)
     return saved
 
 
@@ -292,6 +300,14 @@ def _save_left_behind(path: Path) -> bool:
                 _insert(connection, key, {stream: piece})
         spool.delete()
     return True
+
+
+def _tell_once(path: str, error: Exception) -> None:
+    """Log that a file is not stored: it is looked at again every few seconds."""
+    if path not in _told:
+        _told.add(path)
+        reason = fit(f"{type(error).__name__}: {error}")
+        _log.warning("%s is not stored: %s", fit(path), reason)
 
 
 def _insert(connection: Connection, key: str, pieces: Mapping[str, Piece]) -> None:

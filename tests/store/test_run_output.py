@@ -160,6 +160,46 @@ def test_what_could_not_be_stored_is_stored_later(
     assert files(other_host) == []
 
 
+@pytest.fixture
+def left_behind(monkeypatch: pytest.MonkeyPatch, other_host: Path) -> Path:
+    """A folder with the files of a process that is gone, in any order."""
+    monkeypatch.setattr(settings(), "data_dir", other_host)
+    folder = other_host / "output"
+    folder.mkdir()
+    for number in range(9):
+        (folder / f"run-{number}+x.out").write_text("text\n")
+    return folder
+
+
+def save_left_behind(folder: Path) -> int:
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    return run_output.save_left_behind()
+
+
+def test_a_folder_among_the_files_that_were_left_behind_is_passed_over(left_behind: Path) -> None:
+    (left_behind / "run-x+x.out").mkdir()
+    assert save_left_behind(left_behind) == 9
+
+
+@pytest.mark.parametrize("name", [b"notes.txt", b"\xff.out"])
+def test_a_file_that_cannot_be_stored_does_not_stop_the_others(
+    left_behind: Path, name: bytes
+) -> None:
+    (left_behind / os.fsdecode(name)).write_text("text\n")
+    assert save_left_behind(left_behind) == 9
+    assert [path.name for path in left_behind.iterdir()] == [os.fsdecode(name)]
+
+
+def test_a_file_that_cannot_be_stored_is_told_of_once(
+    left_behind: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (left_behind / "notes.txt").write_text("text\n")
+    save_left_behind(left_behind)
+    save_left_behind(left_behind)
+    assert caplog.text.count("notes.txt is not stored: CheckViolation") == 1
+
+
 def test_the_file_of_a_living_process_is_left_to_it() -> None:
     with run_output.stream_of(KEY, "out") as file:
         assert file is not None
