@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -349,6 +350,46 @@ def test_a_page_that_is_closed_is_sent_nothing(
     wait_until(lambda: len(sent_to_open) == 2)
     still_open.dispose()
     assert len(sent_to_closed) == 1
+
+
+def test_a_page_that_fails_does_not_keep_the_others_waiting(
+    instance: DagsterInstance, manager: WarmComputeLogManager
+) -> None:
+    run = instance.create_run_for_job(talking, status=DagsterRunStatus.STARTED)
+    key, failures, sent = [run.run_id, "compute_logs", "abcdefgh"], list[bytes](), list[bytes]()
+
+    def fail(data: CapturedLogData) -> None:
+        if data.stdout:
+            failures.append(data.stdout)
+            raise RuntimeError("Event loop is closed")
+
+    failing = [manager.subscribe(key)(fail) for _ in range(8)]
+    working = manager.subscribe(key)(lambda data: sent.append(data.stdout or b""))
+    store(key, "text\n")
+    wait_until(lambda: sent == [b"", b"text\n"])
+    wait_until(lambda: len(failures) >= 2 * len(failing))
+    for page in [*failing, working]:
+        page.dispose()
+
+
+def test_two_threads_send_a_page_what_is_printed_once(
+    instance: DagsterInstance, manager: WarmComputeLogManager
+) -> None:
+    store(KEY, "text\n")
+    sent, is_sending, sent_again = list[bytes | None](), threading.Event(), threading.Event()
+
+    def observe(data: CapturedLogData) -> None:
+        (sent_again if is_sending.is_set() else is_sending).set()
+        sent.append(data.stdout)
+        sent_again.wait(1)
+
+    page = Subscription(manager, KEY, None)
+    first = threading.Thread(target=page, args=(observe,))
+    first.start()
+    is_sending.wait()
+    page.update()
+    first.join()
+    assert sent == [b"text\n"]
 
 
 @pytest.mark.parametrize("config", ["{}", "execution: {config: {in_process: {}}}"])
