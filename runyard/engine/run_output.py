@@ -29,7 +29,7 @@ from runyard.errors import DatabaseUnavailable
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.data_folder import make_folder
-from runyard.store.queries import Connection, fetch_all
+from runyard.store.queries import Connection, fetch_all, fetch_one
 from runyard.text.error_text import fit
 
 OUT, ERR = "out", "err"
@@ -43,6 +43,8 @@ _LONGEST_INTERVAL = 60.0
 _LOCKED_SECONDS = 10.0
 _LONGEST_NAME = 240
 _CHUNK = 1_000
+_PIECE = 4 * 1024 * 1024
+_LAST_PLACE = 2**31 - 1
 _FAILURES = (psycopg.Error, DatabaseUnavailable, OSError)
 _log = logging.getLogger("runyard.run_output")
 # The files that could not be stored, of which this process has told.
@@ -79,16 +81,47 @@ def stream_of(key: LogKey, stream: str) -> Iterator[TextIO | None]:
         yield file
 
 
-def read(key: LogKey, out: int = 0, err: int = 0) -> Mapping[str, bytes]:
-    """What was printed under a key, from these places on; nothing of an empty stream."""
+def read(
+    key: LogKey,
+    out: int = 0,
+    err: int = 0,
+    *,
+    streams: Sequence[str] = (OUT, ERR),
+    most: int | None = None,
+) -> Mapping[str, bytes]:
+    """What was printed under a key: of these streams, from these places on; none of an empty one.
+
+    Of each stream it is no more than `most` bytes.
+    """
+    places = {OUT: out, ERR: err}
     with database.connection() as connection:
-        rows = fetch_all(connection, "run_output", key=_text(key), out=out, err=err)
-    found: dict[str, bytes] = {}
+        rows = fetch_all(
+            connection,
+            "run_output",
+            key=_text(key),
+            streams=list(streams),
+            places=[min(max(places[stream], 0), _LAST_PLACE) for stream in streams],
+            most=most if most is None else min(max(most, 0), _LAST_PLACE),
+        )
+    contents: dict[str, list[bytes]] = {}
     for row in rows:
-        offset = out if row["stream"] == OUT else err
-        content = row["content"][max(0, offset - row["start"]) :]
-        found[row["stream"]] = found.get(row["stream"], b"") + content
-    return found
+        contents.setdefault(row["stream"], []).append(row["content"])
+    return {stream: b"".join(pieces) for stream, pieces in contents.items()}
+
+
+def read_pieces(key: LogKey, stream: str) -> Iterator[bytes]:
+    """All that a stream has under a key, in pieces of a bounded size."""
+    place = 0
+    while piece := read(key, place, place, streams=[stream], most=_PIECE).get(stream):
+        yield piece
+        place += len(piece)
+
+
+def has_some(key: LogKey, stream: str) -> bool:
+    """Whether a stream has something under a key."""
+    with database.connection() as connection:
+        row = fetch_one(connection, "run_output_exists", key=_text(key), stream=stream)
+    return row is not None and bool(row["has_some"])
 
 
 def keys_below(prefix: LogKey, stream: str) -> Sequence[LogKey]:

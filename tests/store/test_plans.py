@@ -420,7 +420,8 @@ def test_the_dev_page_looks_at_a_large_table_by_its_indexes(function: Function) 
 
 
 OUTPUT: dict[str, dict[str, object]] = {
-    "run_output": {"key": "run-7/x", "out": 0, "err": 0},
+    "run_output": {"key": "run-7/x", "streams": ["out", "err"], "places": [0, 0], "most": 9},
+    "run_output_exists": {"key": "run-7/x", "stream": "out"},
     "run_output_keys": {"prefix": "run-7", "stream": "out"},
     "save_run_output": {"key": "run-7/x", "streams": ["out"], "starts": [0], "contents": [b"x"]},
     "delete_run_output": {"key": "run-7/x", "stream": None},

@@ -222,6 +222,45 @@ def test_nothing_is_behind_the_end() -> None:
     assert run_output.read(KEY, out=10) == {}
 
 
+@pytest.fixture
+def pieces() -> None:
+    """Ten bytes under the key, in pieces of four: 0123 4567 89."""
+    rows(
+        "INSERT INTO runyard.run_output (key, stream, start, content) VALUES"
+        " (%(key)s, 'out', 0, '0123'), (%(key)s, 'out', 4, '4567'), (%(key)s, 'out', 8, '89'),"
+        " (%(key)s, 'err', 0, 'error') RETURNING 1".replace("%(key)s", f"'{'/'.join(KEY)}'")
+    )
+
+
+@pytest.mark.parametrize("place", range(11))
+@pytest.mark.parametrize("most", [1, 3, 4, 5, 9, 10, 2**63, None])
+def test_no_more_is_read_than_was_asked_for(pieces: None, place: int, most: int | None) -> None:
+    end = None if most is None else place + most
+    read = run_output.read(KEY, out=place, streams=["out"], most=most)
+    assert read.get("out", b"") == b"0123456789"[place:end]
+
+
+def test_all_of_a_stream_is_read_in_pieces(pieces: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_output, "_PIECE", 3)
+    assert list(run_output.read_pieces(KEY, "out")) == [b"012", b"345", b"678", b"9"]
+
+
+@pytest.mark.parametrize("place", [-1, 2**31, 2**70])
+def test_a_cursor_that_nobody_gave_out_is_no_error(pieces: None, place: int) -> None:
+    assert run_output.read(KEY, out=place, streams=["out"]).get("out") in {None, b"0123456789"}
+
+
+def test_a_stream_that_has_nothing_is_known_without_reading_it(pieces: None) -> None:
+    assert run_output.has_some(KEY, "out")
+    assert not run_output.has_some(["another"], "out")
+
+
+def test_a_download_has_all_of_the_stream(pieces: None, manager: WarmComputeLogManager) -> None:
+    manager.download_from_cloud_storage(KEY, ComputeIOType.STDERR)
+    path = manager.local_manager.get_captured_local_path(KEY, "err")
+    assert Path(path).read_bytes() == b"error"
+
+
 def test_what_is_printed_while_a_run_works_is_stored(other_host: Path, tmp_path: Path) -> None:
     waiting = PRINT.replace("    subprocess", "    sys.stdin.read()\n    subprocess")
     process = subprocess.Popen(
