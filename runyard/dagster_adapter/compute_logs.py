@@ -23,7 +23,7 @@ from runyard.dagster_adapter.internals import (
     LocalComputeLogManager,
 )
 from runyard.dagster_adapter.output_pages import OutputPages, Subscription
-from runyard.engine import run_output
+from runyard.engine import output_capture, run_output
 from runyard.engine.run_output import ERR, OUT
 from runyard.settings import settings
 from runyard.store.data_folder import make_folder
@@ -61,7 +61,7 @@ class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClas
     @contextmanager
     @override
     def capture_logs(self, log_key: Sequence[str]) -> Iterator[CapturedLogContext]:
-        with run_output.capturing(log_key):
+        with output_capture.capturing(log_key):
             yield CapturedLogContext(log_key)
 
     @contextmanager
@@ -69,7 +69,7 @@ class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClas
     def open_log_stream(
         self, log_key: Sequence[str], io_type: ComputeIOType
     ) -> Iterator[IO[Any] | None]:
-        with run_output.stream_of(log_key, _STREAMS[io_type]) as stream:
+        with output_capture.stream_of(log_key, _STREAMS[io_type]) as stream:
             yield stream
 
     @override

@@ -16,7 +16,7 @@ from runyard.dagster_adapter.compute_logs import WarmComputeLogManager
 from runyard.dagster_adapter.internals import CapturedLogData, ComputeIOType
 from runyard.dagster_adapter.output_pages import Subscription
 from runyard.dagster_adapter.run_retention import sweep_runs
-from runyard.engine import housekeeping, run_output
+from runyard.engine import housekeeping, output_capture, output_files, run_output
 from runyard.settings import settings
 from runyard.store import database
 from runyard.syntax.retention_policy import Retention
@@ -26,23 +26,23 @@ from tests.tables import rows
 KEY = ["a-run", "compute_logs", "abcdefgh"]
 PRINT = """
 import subprocess, sys
-from runyard.engine import run_output
-with run_output.capturing(["a-run", "compute_logs", "abcdefgh"]):
+from runyard.engine import output_capture
+with output_capture.capturing(["a-run", "compute_logs", "abcdefgh"]):
     print("printed")
     print("a warning", file=sys.stderr)
     subprocess.run(["sh", "-c", "echo of a child; echo no child >&2"], check=True)
 print("not of the run")
 """
 FAIL = """
-from runyard.engine import run_output
-with run_output.capturing(["a-run", "compute_logs", "abcdefgh"]):
+from runyard.engine import output_capture
+with output_capture.capturing(["a-run", "compute_logs", "abcdefgh"]):
     print("printed")
     raise KeyboardInterrupt
 """
 FORK = """
 import os, sys
-from runyard.engine import run_output
-with run_output.capturing(["a-run", "compute_logs", "abcdefgh"]):
+from runyard.engine import output_capture
+with output_capture.capturing(["a-run", "compute_logs", "abcdefgh"]):
     print("by the parent", flush=True)
     if not os.fork():
         print("by the child", flush=True)
@@ -101,7 +101,7 @@ def on(host: Path, *command: str, **variables: str) -> subprocess.CompletedProce
 
 def store(key: Sequence[str], text: str = "text\n", stream: str = run_output.OUT) -> None:
     """Store something under a key."""
-    with run_output.stream_of(key, stream) as file:
+    with output_capture.stream_of(key, stream) as file:
         assert file is not None
         file.write(text)
 
@@ -156,7 +156,7 @@ def test_what_could_not_be_stored_is_stored_later(
     for path in files(other_host):
         os.utime(path, (0, 0))
     monkeypatch.setattr(settings(), "data_dir", other_host)
-    assert run_output.save_left_behind() == 2
+    assert output_files.save_left_behind() == 2
     assert run_output.read(KEY)["out"] == b"printed\nof a child\n"
     assert files(other_host) == []
 
@@ -175,7 +175,7 @@ def left_behind(monkeypatch: pytest.MonkeyPatch, other_host: Path) -> Path:
 def save_left_behind(folder: Path) -> int:
     for path in folder.iterdir():
         os.utime(path, (0, 0))
-    return run_output.save_left_behind()
+    return output_files.save_left_behind()
 
 
 def test_a_folder_among_the_files_that_were_left_behind_is_passed_over(left_behind: Path) -> None:
@@ -202,13 +202,13 @@ def test_a_file_that_cannot_be_stored_is_told_of_once(
 
 
 def test_the_file_of_a_living_process_is_left_to_it() -> None:
-    with run_output.stream_of(KEY, "out") as file:
+    with output_capture.stream_of(KEY, "out") as file:
         assert file is not None
         file.write("text\n")
         file.flush()
         [path] = files(settings().data)
         os.utime(path, (0, 0))
-        assert run_output.save_left_behind() == 0
+        assert output_files.save_left_behind() == 0
         assert path.exists()
 
 
