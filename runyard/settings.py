@@ -100,9 +100,10 @@ class StorageSettings(_EngineSettings):
         default=1024 * 1024,
         ge=0,
         le=64 * 1024 * 1024,
-        description="How much of what a Dagster run prints is kept in the database, in bytes, of "
-        "standard output and standard error each: the first and the last half of it. With 0 "
-        "nothing is, and the output stays with that of its process.",
+        description="How many bytes of a Dagster run's standard output are kept in the database, "
+        "and as many of its standard error. Of a longer output it is the beginning and the end, "
+        "half of the bytes each. With 0 none are kept, and a run prints to the output of its "
+        "process.",
     )
 
 

@@ -1,7 +1,8 @@
 """Helpers for a test database: run a statement, begin with empty tables, take something away."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -10,6 +11,14 @@ from psycopg.sql import SQL, Identifier
 from runyard.store import database
 from runyard.store.queries import Row
 from runyard.testing import empty_event_table
+from tests.conftest import wait_until
+
+# The listener reads no table, and stays.
+_OTHER_SESSIONS = b"""
+    SELECT pid, application_name, state, query FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND backend_type = 'client backend' AND application_name <> 'runyard listener'
+"""
 
 
 def rows(statement: str, *parameters: object) -> list[Row]:
@@ -53,3 +62,11 @@ def database_away(url: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(allow.format(Identifier(name), SQL("true")))
+
+
+def wait_for_the_end_of_others(connection: psycopg.Connection[Any], seconds: float = 30.0) -> None:
+    """Wait until a database has no other session, or fail with what they have done last."""
+    with suppress(AssertionError):
+        wait_until(lambda: not connection.execute(_OTHER_SESSIONS).fetchall(), seconds)
+        return
+    raise AssertionError(f"still there: {connection.execute(_OTHER_SESSIONS).fetchall()}")

@@ -23,7 +23,7 @@ from runyard.cli.alive import alive
 from runyard.cli.apps import apps
 from runyard.cli.catalog import catalog
 from runyard.cli.check import check
-from runyard.cli.errors import reported
+from runyard.cli.errors import Commands, reported
 from runyard.cli.init import add, init
 from runyard.cli.input import json_of_file, json_of_text
 from runyard.cli.invocations import commands
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from runyard.processes.stack import Stack
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="runyard")
 def main() -> None:
     """Event-driven background jobs on Dagster."""

@@ -23,7 +23,7 @@ from runyard.dagster_adapter.internals import (
     LocalComputeLogManager,
 )
 from runyard.dagster_adapter.output_pages import OutputPages, Subscription
-from runyard.engine import run_output
+from runyard.engine import output_capture, run_output
 from runyard.engine.run_output import ERR, OUT
 from runyard.settings import settings
 from runyard.store.data_folder import make_folder
@@ -61,7 +61,7 @@ class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClas
     @contextmanager
     @override
     def capture_logs(self, log_key: Sequence[str]) -> Iterator[CapturedLogContext]:
-        with run_output.capturing(log_key):
+        with output_capture.capturing(log_key):
             yield CapturedLogContext(log_key)
 
     @contextmanager
@@ -69,7 +69,7 @@ class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClas
     def open_log_stream(
         self, log_key: Sequence[str], io_type: ComputeIOType
     ) -> Iterator[IO[Any] | None]:
-        with run_output.stream_of(log_key, _STREAMS[io_type]) as stream:
+        with output_capture.stream_of(log_key, _STREAMS[io_type]) as stream:
             yield stream
 
     @override
@@ -83,8 +83,8 @@ class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClas
         self, log_key: Sequence[str], cursor: str | None = None, max_bytes: int | None = None
     ) -> CapturedLogData:
         out, err = self.parse_cursor(cursor)
-        printed = run_output.read(log_key, out, err)
-        stdout, stderr = (printed.get(stream, b"")[:max_bytes] for stream in (OUT, ERR))
+        printed = run_output.read(log_key, out, err, most=max_bytes)
+        stdout, stderr = (printed.get(stream, b"") for stream in (OUT, ERR))
         return CapturedLogData(
             log_key,
             stdout or None,
@@ -100,7 +100,10 @@ class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClas
         offset: int,
         max_bytes: int | None,
     ) -> tuple[bytes | None, int]:
-        printed = run_output.read(log_key, offset, offset).get(_STREAMS[io_type], b"")[:max_bytes]
+        stream = _STREAMS[io_type]
+        printed = run_output.read(log_key, offset, offset, streams=[stream], most=max_bytes).get(
+            stream, b""
+        )
         return printed or None, offset + len(printed)
 
     @override
@@ -146,7 +149,7 @@ class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClas
     def cloud_storage_has_logs(
         self, log_key: Sequence[str], io_type: ComputeIOType, partial: bool = False
     ) -> bool:
-        return _STREAMS[io_type] in run_output.read(log_key)
+        return run_output.has_some(log_key, _STREAMS[io_type])
 
     @override
     def download_from_cloud_storage(
@@ -156,7 +159,8 @@ class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClas
         path = Path(self._downloads.get_captured_local_path(log_key, stream))
         _delete_old(settings().data / "downloads")
         make_folder(path.parent)
-        path.write_bytes(run_output.read(log_key).get(stream, b""))
+        with path.open("wb") as file:
+            file.writelines(run_output.read_pieces(log_key, stream))
 
     @override
     def download_url_for_type(self, log_key: Sequence[str], io_type: ComputeIOType) -> str:
@@ -179,7 +183,7 @@ class WarmComputeLogManager(CloudStorageComputeLogManager[Any], ConfigurableClas
 
 
 def _delete_old(folder: Path) -> None:
-    """Delete files and folders that were written an hour ago."""
+    """Delete files and folders that were written more than an hour ago."""
     before = time.time() - _DOWNLOAD_SECONDS
     for path in sorted(folder.rglob("*"), reverse=True):
         with suppress(OSError):  # a folder that is not empty, or another download was faster

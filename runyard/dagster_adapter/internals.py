@@ -265,11 +265,18 @@ def create_dagster_tables(url: str, options: str = "") -> None:
 def pooled_instance(size: int = _POOL_SIZE) -> Iterator[DagsterInstance]:
     """The Dagster instance of DAGSTER_HOME with pooled connections, `size` of which stay open.
 
-    Without a pool, most of a run's queries open a connection of their own.
+    Without a pool, most of a run's queries open a connection of their own. All are closed in the
+    end, which Dagster itself leaves to the garbage collector.
     """
-    with DagsterInstance.get() as instance:
-        pool_connections(instance, size)
-        yield instance
+    engines: set[Engine] = set()
+    try:
+        with DagsterInstance.get() as instance:
+            pool_connections(instance, size)
+            engines.update(storage._engine for storage in storages(instance))
+            yield instance
+    finally:
+        for engine in engines:
+            engine.dispose()
 
 
 def pool_connections(instance: DagsterInstance, size: int = _POOL_SIZE) -> None:

@@ -5,12 +5,16 @@ One thread looks for all of them, every two seconds, and ends with the last page
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 from typing_extensions import override
 
-from runyard.dagster_adapter.internals import CapturedLogData, CapturedLogSubscription
+from runyard.dagster_adapter.internals import (
+    CapturedLogData,
+    CapturedLogSubscription,
+    CloudStorageComputeLogManager,
+)
 from runyard.engine.backoff import Backoff
 
 _INTERVAL_SECONDS = 2.0
@@ -19,7 +23,16 @@ _log = logging.getLogger("runyard.web")
 
 
 class Subscription(CapturedLogSubscription):
-    """A page that is sent what a run prints."""
+    """A page that is sent what a run prints, each part of it once."""
+
+    def __init__(
+        self,
+        manager: CloudStorageComputeLogManager[Any],
+        log_key: Sequence[str],
+        cursor: str | None,
+    ) -> None:
+        super().__init__(manager, log_key, cursor)
+        self._updating = threading.Lock()
 
     @override
     def __call__(self, observer: Callable[[CapturedLogData], None] | None) -> Self:
@@ -29,12 +42,13 @@ class Subscription(CapturedLogSubscription):
 
     def update(self) -> None:
         """Send what is new; the subscription is complete when the run has ended before."""
-        if self._observer is None or self.is_complete:
-            return
-        is_over = self._manager.is_capture_complete(self._log_key)
-        self.fetch()
-        if is_over:
-            self.complete()
+        with self._updating:
+            if self._observer is None or self.is_complete:
+                return
+            is_over = self._manager.is_capture_complete(self._log_key)
+            self.fetch()
+            if is_over:
+                self.complete()
 
 
 class OutputPages:
@@ -72,11 +86,27 @@ class OutputPages:
                     self._open.clear()
                     self._is_looking = False
                     return
-            try:
-                for page in pages:
-                    page.update()
-            except Exception as error:
-                seconds = max(_INTERVAL_SECONDS, backoff.failed(error))
-            else:
-                backoff.succeeded()
-                seconds = _INTERVAL_SECONDS
+            seconds = _update(pages, backoff)
+
+
+def _update(pages: Sequence[Subscription], backoff: Backoff) -> float:
+    """Send pages what is new; return how many seconds to wait until the next time.
+
+    A page that fails does not keep the others waiting.
+    """
+    errors = [error for page in pages if (error := _error_of(page)) is not None]
+    if len(errors) == len(pages):
+        return max(_INTERVAL_SECONDS, backoff.failed(errors[0]))
+    for error in errors:
+        backoff.failed(error)
+    backoff.succeeded()
+    return _INTERVAL_SECONDS
+
+
+def _error_of(page: Subscription) -> Exception | None:
+    """Send a page what is new; return the error if that fails."""
+    try:
+        page.update()
+    except Exception as error:
+        return error
+    return None

@@ -1,6 +1,7 @@
 """A thread that saves what running steps show, a moment after it has changed."""
 
 import logging
+import os
 import threading
 import weakref
 from typing import Protocol
@@ -18,10 +19,14 @@ class Savable(Protocol):
         """Save what has changed since the last time. After an error it is called again."""
 
 
+_savers: "weakref.WeakSet[BackgroundSaver]" = weakref.WeakSet()
+
+
 class BackgroundSaver:
     """Saves what has been added to it, all of it in one thread, started with the first.
 
-    What a step has dropped meanwhile is not saved: the step saves it itself when it ends.
+    What a step has dropped meanwhile is not saved: the step saves it itself when it ends. A child
+    process begins with nothing to save, and with a thread of its own.
 
     Parameters
     ----------
@@ -37,6 +42,11 @@ class BackgroundSaver:
         self._name = name
         self._seconds = seconds
         self._backoff = Backoff(_log, f"{what} are not saved", _LONGEST_WAIT)
+        self._start_anew()
+        _savers.add(self)
+
+    def _start_anew(self) -> None:
+        """Begin without what there is to save, without a thread, and with locks that are free."""
         self._changed: weakref.WeakSet[Savable] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._added = threading.Event()
@@ -47,7 +57,6 @@ class BackgroundSaver:
         with self._lock:
             self._changed.add(changed)
             self._added.set()
-            # A child process has no threads of its parent.
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
@@ -75,3 +84,12 @@ class BackgroundSaver:
             else:
                 self._backoff.succeeded()
         return wait
+
+
+def _start_anew() -> None:
+    """Leave what a parent process has to save to its own threads: a child has none of them."""
+    for saver in _savers:
+        saver._start_anew()
+
+
+os.register_at_fork(after_in_child=_start_anew)

@@ -1,17 +1,19 @@
 """A file that takes what a process prints, and the pieces of it that are to be stored.
 
 Of a long output its first and its last half are stored, as much as the limit allows, with a line
-that tells how much is left out between them. A piece ends with a line where it can: that leaves
-characters whole, and secrets, which are redacted.
+that tells how much is left out between them. A piece ends with a line where it can. A line that is
+too long for that is cut where it leaves characters whole, and secrets, which are redacted.
 """
 
 import fcntl
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from runyard.text.redaction import redact
+from runyard.text.safe_cuts import MARGIN, cut_after, cut_before
 
 # A line that is not ended is waited for up to this size.
 _LONGEST_LINE = 64 * 1024
@@ -74,7 +76,7 @@ class Spool:
         if ended:
             content, end = self._rest(size), size
         else:
-            content = _whole_lines(self._bytes(self._read, min(size, self._limit // 2)))
+            content = self._head(size)
             end = self._read + len(content)
         return Piece(self._stored, _redacted(content), end) if content else None
 
@@ -91,10 +93,17 @@ class Spool:
         if size <= self._limit:
             return self._bytes(self._read, size)
         half = self._limit // 2
-        head = _whole_lines(self._bytes(self._read, half))
-        tail = _from_next_line(self._bytes(size - half, size))
+        head = self._head(size)
+        begin = max(self._read, size - half - MARGIN)
+        tail = _from_next_line(self._bytes(begin, size), size - half - begin)
         left_out = size - self._read - len(head) - len(tail)
         return b"%b\n[%d bytes are left out here]\n%b" % (head, left_out, tail)
+
+    def _head(self, size: int) -> bytes:
+        """What comes next of the first half."""
+        half = self._limit // 2
+        text = self._bytes(self._read, min(size, half + MARGIN))
+        return _whole_lines(text, max(0, half - self._read))
 
     def _bytes(self, start: int, end: int) -> bytes:
         return os.pread(self.descriptor, max(0, end - start), start)
@@ -109,22 +118,36 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _whole_lines(text: bytes) -> bytes:
-    """A text up to the end of its last line, be it one that a terminal would write over.
+def _whole_lines(text: bytes, most: int) -> bytes:
+    """The beginning of a text, up to the end of a line, be it one that a terminal would write over.
 
-    A line that is too long to be waited for is cut after its last whole character.
+    It has `most` bytes at most. A line that is too long to be waited for is cut, though not in its
+    last characters: a secret may begin there.
     """
-    end = max(text.rfind(b"\n"), text.rfind(b"\r")) + 1
+    end = max(text.rfind(b"\n", 0, most), text.rfind(b"\r", 0, most)) + 1
     if end or len(text) < _LONGEST_LINE:
         return text[:end]
-    last = max(range(-4, 0), key=lambda at: (text[at] & 0xC0 != 0x80, at))
-    return text[:last]
+    return text[: _place(text, min(most, len(text) - MARGIN), cut_before)]
 
 
-def _from_next_line(text: bytes) -> bytes:
-    """A text from its second line on, or all of it if that is too far."""
-    end = text.find(b"\n", 0, _LONGEST_LINE) + 1
-    return text[end:] if end < len(text) else text
+def _from_next_line(text: bytes, start: int) -> bytes:
+    """A text from the first line on that begins behind `start`, or, if that is far, from there."""
+    end = text.find(b"\n", start, start + _LONGEST_LINE) + 1
+    return text[end if 0 < end < len(text) else _place(text, start, cut_after) :]
+
+
+def _place(text: bytes, at: int, cut: Callable[[str, int], int]) -> int:
+    """The place near `at` at which a text can be cut: between two characters, and in no secret."""
+    if at >= len(text):
+        return len(text)
+    start = min(range(max(0, at - 3), at + 1), key=lambda i: (text[i] & 0xC0 == 0x80, -i))
+    begin = max(0, start - 2 * MARGIN)
+    before, after = (
+        part.decode("utf-8", "surrogateescape")
+        for part in (text[begin:start], text[start : start + 2 * MARGIN])
+    )
+    place = cut(before + after, len(before))
+    return begin + len((before + after)[:place].encode("utf-8", "surrogateescape"))
 
 
 def _redacted(content: bytes) -> bytes:

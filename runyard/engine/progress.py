@@ -19,6 +19,7 @@ from runyard.store import database
 from runyard.store.queries import fetch_all
 from runyard.text.error_text import fit
 from runyard.text.redaction import redactor
+from runyard.text.safe_cuts import cut_before
 from runyard.text.storable import storable
 
 # Nobody could read more frequent messages, and each is an INSERT.
@@ -43,7 +44,7 @@ class _Watched:
     unsaved
         What is written and not stored.
     kept_back
-        Whether `unsaved` begins with a word that was kept back when the rest was stored.
+        Whether `unsaved` begins with what was kept back when the rest was stored.
     """
 
     percent: float = 0.0
@@ -59,14 +60,16 @@ class _Watched:
         """Return what is to be stored next.
 
         The last word is kept back once, as its end may come in the next piece: a secret that is
-        stored in two halves is not recognised.
+        stored in two halves is not recognised. Of a long word the end is kept back.
         """
         self.unsaved += "".join(self.pieces)
         self.pieces.clear()
         if all_of_it or not self.unsaved or self.unsaved[-1].isspace():
             return self.unsaved
         word = self.unsaved.rsplit(None, 1)[-1]
-        if len(word) > _MAX_WORD or (self.kept_back and word == self.unsaved):
+        if len(word) > _MAX_WORD:
+            return self.unsaved[: cut_before(self.unsaved, len(self.unsaved) - _MAX_WORD)]
+        if self.kept_back and word == self.unsaved:
             return self.unsaved
         return self.unsaved[: -len(word)]
 

@@ -16,8 +16,9 @@ from logging import LogRecord
 from types import MappingProxyType
 
 from runyard.errors import interrupts
-from runyard.text.error_text import MARGIN, fit
+from runyard.text.error_text import fit
 from runyard.text.redaction import redactor
+from runyard.text.safe_cuts import MARGIN
 from runyard.text.storable import storable
 
 MAX_LINES = 100

@@ -9,14 +9,12 @@ import sys
 from supervisor import childutils
 
 from runyard.settings import settings
-from runyard.text.json_lines import as_json_line, as_records
+from runyard.text.json_lines import LONGEST_LINE, as_json_line, as_records
 from runyard.text.redaction import redactor
+from runyard.text.safe_cuts import MARGIN, cut_before
 
 _COLOURS = {"postgres": 34, "code": 36, "daemon": 35, "web": 32, "worker": 33}
 _WIDTH = 8
-# Longer output without a line break is written as it is: buffered, it would be scanned again with
-# every chunk that is appended.
-_LONGEST_LINE = 64 * 1024
 
 
 def prefix_output() -> int:
@@ -34,8 +32,12 @@ def prefix_output() -> int:
             details, data = childutils.eventdata(payload)
             name = details["processname"]
             *lines, rest[name] = (rest.get(name, "") + data).split("\n")
-            if len(rest[name]) > _LONGEST_LINE:
-                lines.append(rest.pop(name))
+            if len(rest[name]) > LONGEST_LINE:
+                # Buffered, it would be scanned again with every chunk that is appended.
+                # The end of it is kept: a secret may begin there.
+                place = cut_before(rest[name], len(rest[name]) - MARGIN, redact)
+                lines.append(rest[name][:place])
+                rest[name] = rest[name][place:]
         else:
             details = childutils.get_headers(payload)
             name = details["processname"]

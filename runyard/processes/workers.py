@@ -52,7 +52,7 @@ from runyard.dagster_adapter.internals import (
     silence_console,
     unpack_value,
 )
-from runyard.engine import batch_leases, run_output
+from runyard.engine import batch_leases, output_files
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
 from runyard.errors import DatabaseUnavailable, RunyardError
@@ -295,7 +295,7 @@ def _watch() -> None:
             reap_dead()
             if time.monotonic() - looked >= _LEFT_BEHIND_SECONDS:
                 looked = time.monotonic()
-                run_output.save_left_behind()
+                output_files.save_left_behind()
         except Exception as error:
             _stopping.wait(backoff.failed(error))
         else:

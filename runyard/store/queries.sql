@@ -686,12 +686,26 @@ DELETE FROM runyard.run_output
 WHERE key = %(key)s AND (%(stream)s::text IS NULL OR stream = %(stream)s)
 
 -- name: run_output
--- The pieces of what was printed under a key, from these places in its streams on.
--- (by run_output_pkey)
-SELECT stream, start, content FROM runyard.run_output
-WHERE key = %(key)s
-    AND start + length(content) > CASE stream WHEN 'out' THEN %(out)s ELSE %(err)s END
+-- What was printed under a key, piece by piece: of each of these streams from a place on, and no
+-- more than so many bytes. (by run_output_pkey)
+SELECT stream, substring(
+    content
+    FROM (1 + greatest(places.place - start, 0))::integer
+    FOR least(
+        length(content), places.place + %(most)s::bigint - greatest(places.place, start)
+    )::integer
+) AS content
+FROM unnest(%(streams)s::text[], %(places)s::bigint[]) AS places (stream, place)
+JOIN runyard.run_output USING (stream)
+WHERE key = %(key)s AND start + length(content) > places.place
+    AND (%(most)s::bigint IS NULL OR start < places.place + %(most)s::bigint)
 ORDER BY stream, start
+
+-- name: run_output_exists
+-- Whether a stream under a key has something. (by run_output_pkey)
+SELECT EXISTS (
+    SELECT FROM runyard.run_output WHERE key = %(key)s AND stream = %(stream)s
+) AS has_some
 
 -- name: run_output_keys
 -- The keys below another one under which a stream has something. (by run_output_pkey)

@@ -10,18 +10,19 @@ import traceback
 
 from runyard.errors import interrupts
 from runyard.text.redaction import Redactor, redact
+from runyard.text.safe_cuts import MARGIN
 from runyard.text.storable import storable
 
 MAX_MESSAGE = 10_000
 _MAX_LINES = 40
 _MAX_LINE = 1_000
 _MAX_TRACE = 200_000
-# A secret split by a cut is not recognised: this much more of the text is redacted, then dropped.
-MARGIN = 4_096
 
 
 def fit(text: str, most: int = MAX_MESSAGE, clean: Redactor = redact) -> str:
     """Return up to `most` characters of a text, without secrets and storable.
+
+    `MARGIN` more characters are redacted, and then dropped: half a secret is not recognised.
 
     For many texts, `clean` is a `redactor()` made once.
     """

@@ -1,4 +1,7 @@
-"""Log records and lines of output as JSON, one object a line, for whoever collects logs."""
+"""Log records and lines of output as JSON, one object a line, for whoever collects logs.
+
+A line has a bounded length, as whoever collects it would cut a longer one, and its level be lost.
+"""
 
 import json
 import logging
@@ -9,12 +12,18 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
 
+from runyard.text.error_text import fit
 from runyard.text.process_output import show_in_output
 from runyard.text.redaction import redact
+from runyard.text.safe_cuts import MARGIN, cut_after
 
 # Says what the running code works on: `function`, `run`, `step`, and, of one invocation alone, also
 # `event`, `invocation` and `attempt`. Most steps log nothing, and it is not asked.
 working_on: ContextVar[Callable[[], Mapping[str, object]]] = ContextVar("working_on", default=dict)
+# Longer output without a line break is cut by the log of the stack.
+LONGEST_LINE = 64 * 1024
+_MOST_OF_MESSAGE = 20_000
+_MOST_OF_TRACEBACK = 30_000
 _TRACEBACK = "Traceback (most recent call last):"
 _log = logging.getLogger("runyard")
 
@@ -28,15 +37,40 @@ class JsonFormatter(logging.Formatter):
             "time": _time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": redact(record.getMessage()),
+            "message": _beginning(record.getMessage()),
         }
         request = getattr(record, "request", "-")
         if request != "-":
             line["request"] = request
         line.update(working_on.get()())
         if record.exc_info:
-            line["traceback"] = redact(self.formatException(record.exc_info))
+            line["traceback"] = _end(self.formatException(record.exc_info))
         return json.dumps(line, default=str)
+
+
+def _beginning(text: str) -> str:
+    """The beginning of a text, without secrets, as far as its JSON is short enough."""
+    if len(text) <= _MOST_OF_MESSAGE and _size(clean := redact(text)) <= _MOST_OF_MESSAGE:
+        return clean
+    most = _MOST_OF_MESSAGE
+    while _size(clean := fit(text, most)) > _MOST_OF_MESSAGE:
+        most //= 2
+    return clean
+
+
+def _end(text: str) -> str:
+    """The end of a text, where a traceback has its error, as `_beginning` does."""
+    if len(text) <= _MOST_OF_TRACEBACK and _size(clean := redact(text)) <= _MOST_OF_TRACEBACK:
+        return clean
+    most = min(len(text), _MOST_OF_TRACEBACK)
+    text = text[-most - 2 * MARGIN :]
+    while _size(clean := redact(text[cut_after(text, len(text) - most) :])) > _MOST_OF_TRACEBACK:
+        most //= 2
+    return f"... {clean}"
+
+
+def _size(text: str) -> int:
+    return len(json.dumps(text))
 
 
 def log_as_json(level: str) -> None:

@@ -12,7 +12,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from runyard.gateway.app import endpoints
-from runyard.gateway.http.endpoint import ONLY_ANSWERED
+from runyard.gateway.http.endpoint import NO_OP
 from runyard.gateway.http.openapi import openapi_document
 from tests.web_process import WebProcess
 
@@ -100,7 +100,7 @@ def test_a_request_is_tried_above_the_schemas(web: WebProcess) -> None:
 
 def test_what_does_nothing_is_folded(web: WebProcess) -> None:
     page = web.get("/docs", None).text
-    before, folded = page.split(f'<h2 id="{ONLY_ANSWERED.replace(" ", "-")}">')
+    before, folded = page.split(f'<h2 id="{NO_OP.replace(" ", "-")}">')
     assert not re.search("not supported|not used", before)
     assert "10 endpoints that SDKs of Inngest call" in folded
 

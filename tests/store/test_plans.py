@@ -24,7 +24,8 @@ from runyard.functions.flow_control import (
 from runyard.functions.registry import Function
 from runyard.store import database
 from runyard.store.queries import statements
-from tests.conftest import Publish, wait_until
+from tests.conftest import Publish
+from tests.tables import wait_for_the_end_of_others
 
 HOT: dict[str, dict[str, object]] = {
     "claim": {"function": "greet", "max_batch": 500, "batch": "x"},
@@ -334,12 +335,7 @@ def _scans() -> dict[str, int]:
     """Sequential scans so far; a connection reports its own when it ends, at the latest."""
     database.close_pool()
     with database.connection() as connection:
-        others = (
-            "SELECT count(*) AS n FROM pg_stat_activity WHERE datname = current_database()"
-            " AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-            " AND application_name <> 'runyard listener'"  # which reads no table, and stays
-        )
-        wait_until(lambda: connection.execute(others).fetchone() == {"n": 0})
+        wait_for_the_end_of_others(connection)
         rows = connection.execute(
             "SELECT relname, seq_scan FROM pg_stat_user_tables WHERE schemaname = 'runyard'"
             " AND relname IN ('invocations', 'events', 'steps')"
@@ -420,7 +416,8 @@ def test_the_dev_page_looks_at_a_large_table_by_its_indexes(function: Function) 
 
 
 OUTPUT: dict[str, dict[str, object]] = {
-    "run_output": {"key": "run-7/x", "out": 0, "err": 0},
+    "run_output": {"key": "run-7/x", "streams": ["out", "err"], "places": [0, 0], "most": 9},
+    "run_output_exists": {"key": "run-7/x", "stream": "out"},
     "run_output_keys": {"prefix": "run-7", "stream": "out"},
     "save_run_output": {"key": "run-7/x", "streams": ["out"], "starts": [0], "contents": [b"x"]},
     "delete_run_output": {"key": "run-7/x", "stream": None},

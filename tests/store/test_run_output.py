@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ from runyard.dagster_adapter.compute_logs import WarmComputeLogManager
 from runyard.dagster_adapter.internals import CapturedLogData, ComputeIOType
 from runyard.dagster_adapter.output_pages import Subscription
 from runyard.dagster_adapter.run_retention import sweep_runs
-from runyard.engine import housekeeping, run_output
+from runyard.engine import housekeeping, output_capture, output_files, run_output
 from runyard.settings import settings
 from runyard.store import database
 from runyard.syntax.retention_policy import Retention
@@ -25,23 +26,23 @@ from tests.tables import rows
 KEY = ["a-run", "compute_logs", "abcdefgh"]
 PRINT = """
 import subprocess, sys
-from runyard.engine import run_output
-with run_output.capturing(["a-run", "compute_logs", "abcdefgh"]):
+from runyard.engine import output_capture
+with output_capture.capturing(["a-run", "compute_logs", "abcdefgh"]):
     print("printed")
     print("a warning", file=sys.stderr)
     subprocess.run(["sh", "-c", "echo of a child; echo no child >&2"], check=True)
 print("not of the run")
 """
 FAIL = """
-from runyard.engine import run_output
-with run_output.capturing(["a-run", "compute_logs", "abcdefgh"]):
+from runyard.engine import output_capture
+with output_capture.capturing(["a-run", "compute_logs", "abcdefgh"]):
     print("printed")
     raise KeyboardInterrupt
 """
 FORK = """
 import os, sys
-from runyard.engine import run_output
-with run_output.capturing(["a-run", "compute_logs", "abcdefgh"]):
+from runyard.engine import output_capture
+with output_capture.capturing(["a-run", "compute_logs", "abcdefgh"]):
     print("by the parent", flush=True)
     if not os.fork():
         print("by the child", flush=True)
@@ -100,7 +101,7 @@ def on(host: Path, *command: str, **variables: str) -> subprocess.CompletedProce
 
 def store(key: Sequence[str], text: str = "text\n", stream: str = run_output.OUT) -> None:
     """Store something under a key."""
-    with run_output.stream_of(key, stream) as file:
+    with output_capture.stream_of(key, stream) as file:
         assert file is not None
         file.write(text)
 
@@ -155,22 +156,62 @@ def test_what_could_not_be_stored_is_stored_later(
     for path in files(other_host):
         os.utime(path, (0, 0))
     monkeypatch.setattr(settings(), "data_dir", other_host)
-    assert run_output.save_left_behind() == 2
+    assert output_files.save_left_behind() == 2
     assert run_output.read(KEY)["out"] == b"printed\nof a child\n"
     assert files(other_host) == []
+
+
+@pytest.fixture
+def left_behind(monkeypatch: pytest.MonkeyPatch, other_host: Path) -> Path:
+    """A folder with the files of a process that is gone, in any order."""
+    monkeypatch.setattr(settings(), "data_dir", other_host)
+    folder = other_host / "output"
+    folder.mkdir()
+    for number in range(9):
+        (folder / f"run-{number}+x.out").write_text("text\n")
+    return folder
+
+
+def save_left_behind(folder: Path) -> int:
+    for path in folder.iterdir():
+        os.utime(path, (0, 0))
+    return output_files.save_left_behind()
+
+
+def test_a_folder_among_the_files_that_were_left_behind_is_passed_over(left_behind: Path) -> None:
+    (left_behind / "run-x+x.out").mkdir()
+    assert save_left_behind(left_behind) == 9
+
+
+@pytest.mark.parametrize("name", [b"notes.txt", b"\xff.out"])
+def test_a_file_that_cannot_be_stored_does_not_stop_the_others(
+    left_behind: Path, name: bytes
+) -> None:
+    (left_behind / os.fsdecode(name)).write_text("text\n")
+    assert save_left_behind(left_behind) == 9
+    assert [path.name for path in left_behind.iterdir()] == [os.fsdecode(name)]
+
+
+def test_a_file_that_cannot_be_stored_is_told_of_once(
+    left_behind: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (left_behind / "notes.txt").write_text("text\n")
+    save_left_behind(left_behind)
+    save_left_behind(left_behind)
+    assert caplog.text.count("notes.txt is not stored: CheckViolation") == 1
 
 
 def test_the_file_of_a_living_process_is_left_to_it(
     other_host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(settings(), "data_dir", other_host)
-    with run_output.stream_of(KEY, "out") as file:
+    with output_capture.stream_of(KEY, "out") as file:
         assert file is not None
         file.write("text\n")
         file.flush()
         [path] = files(other_host)
         os.utime(path, (0, 0))
-        assert run_output.save_left_behind() == 0
+        assert output_files.save_left_behind() == 0
         assert path.exists()
 
 
@@ -182,6 +223,45 @@ def test_output_is_read_from_a_place_on() -> None:
 def test_nothing_is_behind_the_end() -> None:
     store(KEY, "0123456789")
     assert run_output.read(KEY, out=10) == {}
+
+
+@pytest.fixture
+def pieces() -> None:
+    """Ten bytes under the key, in pieces of four: 0123 4567 89."""
+    rows(
+        "INSERT INTO runyard.run_output (key, stream, start, content) VALUES"
+        " (%(key)s, 'out', 0, '0123'), (%(key)s, 'out', 4, '4567'), (%(key)s, 'out', 8, '89'),"
+        " (%(key)s, 'err', 0, 'error') RETURNING 1".replace("%(key)s", f"'{'/'.join(KEY)}'")
+    )
+
+
+@pytest.mark.parametrize("place", range(11))
+@pytest.mark.parametrize("most", [1, 3, 4, 5, 9, 10, 2**63, None])
+def test_no_more_is_read_than_was_asked_for(pieces: None, place: int, most: int | None) -> None:
+    end = None if most is None else place + most
+    read = run_output.read(KEY, out=place, streams=["out"], most=most)
+    assert read.get("out", b"") == b"0123456789"[place:end]
+
+
+def test_all_of_a_stream_is_read_in_pieces(pieces: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_output, "_PIECE", 3)
+    assert list(run_output.read_pieces(KEY, "out")) == [b"012", b"345", b"678", b"9"]
+
+
+@pytest.mark.parametrize("place", [-1, 2**31, 2**70])
+def test_a_cursor_that_nobody_gave_out_is_no_error(pieces: None, place: int) -> None:
+    assert run_output.read(KEY, out=place, streams=["out"]).get("out") in {None, b"0123456789"}
+
+
+def test_a_stream_that_has_nothing_is_known_without_reading_it(pieces: None) -> None:
+    assert run_output.has_some(KEY, "out")
+    assert not run_output.has_some(["another"], "out")
+
+
+def test_a_download_has_all_of_the_stream(pieces: None, manager: WarmComputeLogManager) -> None:
+    manager.download_from_cloud_storage(KEY, ComputeIOType.STDERR)
+    path = manager.local_manager.get_captured_local_path(KEY, "err")
+    assert Path(path).read_bytes() == b"error"
 
 
 def test_what_is_printed_while_a_run_works_is_stored(other_host: Path, tmp_path: Path) -> None:
@@ -316,6 +396,46 @@ def test_a_page_that_is_closed_is_sent_nothing(
     wait_until(lambda: len(sent_to_open) == 2)
     still_open.dispose()
     assert len(sent_to_closed) == 1
+
+
+def test_a_page_that_fails_does_not_keep_the_others_waiting(
+    instance: DagsterInstance, manager: WarmComputeLogManager
+) -> None:
+    run = instance.create_run_for_job(talking, status=DagsterRunStatus.STARTED)
+    key, failures, sent = [run.run_id, "compute_logs", "abcdefgh"], list[bytes](), list[bytes]()
+
+    def fail(data: CapturedLogData) -> None:
+        if data.stdout:
+            failures.append(data.stdout)
+            raise RuntimeError("Event loop is closed")
+
+    failing = [manager.subscribe(key)(fail) for _ in range(8)]
+    working = manager.subscribe(key)(lambda data: sent.append(data.stdout or b""))
+    store(key, "text\n")
+    wait_until(lambda: sent == [b"", b"text\n"])
+    wait_until(lambda: len(failures) >= 2 * len(failing))
+    for page in [*failing, working]:
+        page.dispose()
+
+
+def test_two_threads_send_a_page_what_is_printed_once(
+    instance: DagsterInstance, manager: WarmComputeLogManager
+) -> None:
+    store(KEY, "text\n")
+    sent, is_sending, sent_again = list[bytes | None](), threading.Event(), threading.Event()
+
+    def observe(data: CapturedLogData) -> None:
+        (sent_again if is_sending.is_set() else is_sending).set()
+        sent.append(data.stdout)
+        sent_again.wait(1)
+
+    page = Subscription(manager, KEY, None)
+    first = threading.Thread(target=page, args=(observe,))
+    first.start()
+    is_sending.wait()
+    page.update()
+    first.join()
+    assert sent == [b"text\n"]
 
 
 @pytest.mark.parametrize("config", ["{}", "execution: {config: {in_process: {}}}"])

@@ -1,11 +1,13 @@
 """Dead processes are noticed on their machine at once; a stopping worker hands back its runs."""
 
+import gc
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, job
 from dagster._core.events import DagsterEvent
@@ -21,7 +23,7 @@ from runyard.functions.registry import Function
 from runyard.processes import workers
 from runyard.store import database
 from runyard.store.queries import Row, fetch_all
-from tests.tables import rows
+from tests.tables import rows, wait_for_the_end_of_others
 
 
 def alive(name: str, place: str | None = None, slots: int = 4) -> None:
@@ -169,6 +171,19 @@ def test_a_worker_whose_last_run_has_ended_while_it_drains_is_no_other_worker(
     begun(function, f"{workers.name()}:{os.getpid()}")
     workers.hand_back(workers.name())
     assert 3 < (seconds_until_due(function) or 0) <= 4
+
+
+def test_handing_back_leaves_no_session_of_the_database(function: Function, store_url: str) -> None:
+    alive(workers.name())
+    begun(function, f"{workers.name()}:{os.getpid()}")
+    gc.disable()  # which ends a session that was forgotten
+    try:
+        workers.hand_back(workers.name())
+        database.close_pool()
+        with psycopg.connect(store_url, autocommit=True) as connection:
+            wait_for_the_end_of_others(connection, seconds=10)
+    finally:
+        gc.enable()
 
 
 def test_a_worker_that_stops_hands_back_nothing_of_another(function: Function) -> None:

@@ -127,6 +127,16 @@ def test_a_secret_that_comes_in_two_pieces_is_redacted(
     assert written() == {"poem": "it is [redacted]"}
 
 
+def test_a_secret_in_a_word_that_never_ends_is_redacted(
+    reporter: Reporter, no_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "correct-horse-battery")
+    reporter.write(1, "x" * 600 + "correct-ho")
+    reporter.save_changes()
+    write(reporter, "rse-battery")
+    assert written() == {"poem": "x" * 600 + "[redacted]"}
+
+
 def test_the_two_halves_of_a_character_may_come_in_two_pieces(reporter: Reporter) -> None:
     write(reporter, "rain \ud83c", "\udf27")
     assert written() == {"poem": "rain \U0001f327"}

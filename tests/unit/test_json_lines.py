@@ -11,7 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from runyard.cli import terminal
-from runyard.text.json_lines import JsonFormatter, as_json_line, as_records, working_on
+from runyard.text.json_lines import (
+    LONGEST_LINE,
+    JsonFormatter,
+    as_json_line,
+    as_records,
+    working_on,
+)
 
 SCRIPT = """
 import logging
@@ -67,6 +73,39 @@ def test_a_line_says_what_is_being_worked_on() -> None:
         working_on.reset(token)
     assert line["invocation"] == 7
     assert line["step"] == "pack"
+
+
+@pytest.mark.parametrize("text", ["x" * 5_000_000, "\U0001f422" * 50_000, '"' * 50_000])
+def test_a_line_has_a_bounded_length(text: str) -> None:
+    try:
+        raise ValueError(text)
+    except ValueError:
+        long = logging.LogRecord("shop", logging.ERROR, "x.py", 1, text, (), sys.exc_info())
+    line = JsonFormatter().format(long)
+    assert len(line) < LONGEST_LINE
+    assert json.loads(line)["message"].startswith(text[:100])
+
+
+def test_of_a_long_traceback_the_end_is_in_the_line() -> None:
+    def call(depth: int) -> None:
+        if not depth:
+            raise ValueError("no stock")
+        (lambda: call(depth - 1))()
+
+    try:
+        call(300)
+    except ValueError:
+        long = logging.LogRecord("shop", logging.ERROR, "x.py", 1, "text", (), sys.exc_info())
+    line = json.loads(JsonFormatter().format(long))
+    assert line["traceback"].endswith("ValueError: no stock")
+
+
+def test_a_secret_at_the_end_of_a_long_message_is_not_in_parts_in_the_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "swordfish-7")
+    line = JsonFormatter().format(record("swordfish-7 " * 10_000))
+    assert "sword" not in line
 
 
 def test_a_line_of_json_gets_the_name_of_its_process() -> None:

@@ -8,6 +8,7 @@ import pytest
 from runyard.engine.output_spool import Spool
 
 LIMIT = 200_000
+LONG_SECRET = "-".join(map(str, range(700)))
 
 
 @pytest.fixture
@@ -123,6 +124,42 @@ def test_a_secret_that_is_printed_bit_by_bit_is_redacted(
     assert stored(spool) is None
     printed(spool, b"fish-7\n")
     assert stored(spool) == b"the key is [redacted]\n"
+
+
+def whole(spool: Spool, *pieces: bytes) -> bytes:
+    """What is stored when this is printed bit by bit, and somebody looks after each bit."""
+    texts = []
+    for piece in pieces:
+        printed(spool, piece)
+        texts.append(stored(spool))
+    return b"".join(text or b"" for text in [*texts, stored(spool, ended=True)])
+
+
+@pytest.mark.parametrize("before", [65_530, 70_000])
+def test_a_secret_in_a_line_that_is_too_long_to_be_waited_for_is_redacted(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", "swordfish-7")
+    pieces = [b"x" * before + b"sword", b"fish-7" + b"y" * 100]
+    assert whole(spool, *pieces) == b"x" * before + b"[redacted]" + b"y" * 100
+
+
+@pytest.mark.parametrize("secret", ["swordfish-7", "sword and fish", LONG_SECRET])
+@pytest.mark.parametrize("pieces", [1, 10])
+def test_a_secret_in_a_line_beyond_the_limit_is_not_stored_in_parts(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, secret: str, pieces: int
+) -> None:
+    monkeypatch.setenv("SHOP_API_KEY", secret)
+    piece = (secret + " " * 99).encode() * (3 * LIMIT // len(secret) // pieces)
+    head, _, rest = whole(spool, *[piece] * pieces).partition(b"\n[")
+    _, _, tail = rest.partition(b"left out here]\n")
+    assert (head + tail).replace(b"[redacted]", b"").strip() == b""
+    assert b"[redacted]" in tail
+
+
+def test_of_a_line_in_the_smallest_limit_nothing_is_stored(tmp_path: Path) -> None:
+    with Spool(tmp_path / "output", 1) as spool:
+        assert whole(spool, b"xx") == b"\n[2 bytes are left out here]\n"
 
 
 def test_a_file_is_locked_while_its_process_has_it(spool: Spool, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from runyard.apps.trust import server_kind, signing_keys
 from runyard.engine.items import event_from_row
 from runyard.engine.status import FINAL
 from runyard.gateway.http.body import check_values
-from runyard.gateway.http.endpoint import ONLY_ANSWERED, Call, Endpoint, Query, not_found
+from runyard.gateway.http.endpoint import NO_OP, Call, Endpoint, Query, not_found
 from runyard.gateway.http.errors import RESPONSE_HEADERS, HttpError
 from runyard.gateway.http.guard import media_type
 from runyard.store import database
@@ -269,7 +269,7 @@ ENDPOINTS = [
             "POST",
             path,
             ignore,
-            ONLY_ANSWERED,
+            NO_OP,
             summary,
             None,
             response=Ignored,
@@ -288,7 +288,7 @@ ENDPOINTS = [
             "POST",
             path,
             handler,
-            ONLY_ANSWERED,
+            NO_OP,
             summary,
             None,
             headers=BEARER,
@@ -307,7 +307,7 @@ ENDPOINTS = [
             "GET",
             path,
             no_endpoints,
-            ONLY_ANSWERED,
+            NO_OP,
             "Durable endpoints: not supported",
             None,
             query=TokenQuery,

@@ -28,7 +28,7 @@ from runyard.events import new_ulid
 from runyard.gateway.api.inngest_apps import BEARER, admits, no_endpoints
 from runyard.gateway.http.body import parse_json
 from runyard.gateway.http.broadcaster import Broadcaster, Subscriber, TooSlow
-from runyard.gateway.http.endpoint import ONLY_ANSWERED, Body, Call, Endpoint, Query, event_stream
+from runyard.gateway.http.endpoint import NO_OP, Body, Call, Endpoint, Query, event_stream
 from runyard.gateway.http.errors import HttpError
 from runyard.gateway.http.guard import media_type
 from runyard.store import database
@@ -231,7 +231,7 @@ ENDPOINTS = [
         "POST",
         "/v1/realtime/publish/tee",
         no_endpoints,
-        ONLY_ANSWERED,
+        NO_OP,
         "Streams of durable endpoints: not supported",
         None,
         query=TeeQuery,

@@ -113,7 +113,7 @@ class Call:
 
 
 # The group of endpoints that others call but that do nothing here; /docs folds it.
-ONLY_ANSWERED = "Only answered"
+NO_OP = "No-op endpoints"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from runyard.gateway.http.endpoint import ONLY_ANSWERED, Endpoint
+from runyard.gateway.http.endpoint import NO_OP, Endpoint
 from runyard.gateway.http.errors import ErrorBody
 from runyard.gateway.http.templates import as_pretty_json, environment
 
@@ -67,7 +67,7 @@ def openapi_routes(
     page = templates.get_template("docs.html").render(
         document=document,
         groups=_groups(endpoints),
-        folded=ONLY_ANSWERED,
+        folded=NO_OP,
         schema_of=partial(_schema_of, document),
         example_of=lambda schema: example(_body_schema(document, schema)),
         script=f"/docs.js?{hashlib.blake2b(script, digest_size=6).hexdigest()}",
@@ -229,6 +229,6 @@ def _in_code(text: str) -> Markup:
 def _groups(endpoints: Sequence[Endpoint]) -> Mapping[str, list[Endpoint]]:
     groups: dict[str, list[Endpoint]] = {}
     # What does nothing comes last.
-    for endpoint in sorted(endpoints, key=lambda each: each.group == ONLY_ANSWERED):
+    for endpoint in sorted(endpoints, key=lambda each: each.group == NO_OP):
         groups.setdefault(endpoint.group, []).append(endpoint)
     return groups

@@ -25,8 +25,9 @@ keep running while a deploy migrates the database under them:
   `SET lock_timeout = 0`. It is dropped first (`DROP INDEX CONCURRENTLY IF EXISTS`), because a build
   that was interrupted leaves an invalid one.
 
-`released.txt` lists what released code uses. A test compares it with the schema, and every process
-with the schema that it finds when it starts.
+`released.txt` lists what released code uses, below the version that it came with: all columns, and
+the functions. A test compares it with the schema, and every process does so with the schema that it
+finds when it starts.
 
 The comment of a function names the indexes it uses, as do those of the queries. Functions in
 PL/pgSQL that read tables are never compiled (`jit = off`): PostgreSQL overestimates their cost,
