@@ -318,13 +318,24 @@ def is_away(error: psycopg.OperationalError) -> bool:
 
 
 def _away(error: Exception, *, lost: bool = False) -> DatabaseUnavailable:
-    reason = "" if lost else _Session.why_not(_connect_seconds)
+    reason = "" if lost else _Session.why_not(_connect_seconds) or _all_in_use()
     if reason:
         return DatabaseUnavailable(reason)
     return DatabaseUnavailable(
         f"the database does not answer ({type(error).__name__}): check that it runs, with"
         " `runyard doctor`",
         lost=lost,
+    )
+
+
+def _all_in_use() -> str:
+    """That the pool has no connection to spare; empty when it may open more."""
+    if pool().get_stats()["pool_size"] < _POOL_SIZE:
+        return ""
+    return (
+        f"none of this process's {_POOL_SIZE} connections to the database was free within"
+        f" {_connect_seconds:g} s: check with `runyard doctor` that it answers, and see in"
+        " pg_stat_activity which statements take long or wait for a lock"
     )
 
 
