@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let the project be that of the tests' root folder, whatever folder pytest is started in."""
+    """Let the project be that of the tests' root folder, whatever folder pytest is started in.
+
+    What tests do is in no trace, unless they say so themselves.
+    """
+    os.environ.pop("RUNYARD_TRACES", None)
     file = config.rootpath / "pyproject.toml"
     if (
         not {"RUNYARD_HOME", "DAGSTER_HOME"} & os.environ.keys()

@@ -34,7 +34,14 @@ from runyard.engine import batch_claims, housekeeping
 from runyard.engine.due import seconds_until_due
 from runyard.engine.items import Data, Item, stubs
 from runyard.engine.step_logs import latest_logs
-from runyard.events import Event, new_ulid, rows_as_json
+from runyard.events import (
+    INTERNAL_PREFIXES,
+    Event,
+    as_json,
+    internal_row,
+    new_ulid,
+    rows_as_json,
+)
 from runyard.functions import registry
 from runyard.functions.registry import Function
 from runyard.store import database
@@ -256,10 +263,15 @@ class Yard:
     ) -> Invocation:
         """Send an event to one function alone, run all that is due, and return its invocation.
 
-        `event` is the event's name; by default the function's first trigger.
+        `event` is the event's name; by default the function's first trigger, which may be its cron
+        schedule.
         """
         name = name_of(function)
-        rows = rows_as_json([Event(event or _find(name).event, data or {})], target=name)
+        trigger = event or _find(name).event
+        if event is None and trigger.startswith(INTERNAL_PREFIXES):
+            rows = as_json([{**internal_row(trigger, data or {}), "target": name}])
+        else:
+            rows = rows_as_json([Event(trigger, data or {})], target=name)
         with database.connection() as connection:
             [sent] = fetch_all(connection, "send", events=rows, source="test")
         self.work()

@@ -240,7 +240,9 @@ def _show_event(event: dict[str, Any]) -> None:
         # An attempt that has not come to an end, as in a sleep, is not counted yet.
         attempt = f" (attempt {invocation['attempt']})" if invocation["attempt"] else ""
         outcomes.append(f"{invocation['function']} {invocation['status']}{attempt}{error}")
-    outcome = "; ".join(outcomes) or "unmatched: no function is triggered by it"
+    outcome = (
+        "; ".join(outcomes) or "unmatched: it starts no function; one that waits for it goes on"
+    )
     echo(f"{event['received_at']:%Y-%m-%d %H:%M:%S}  {event['id']}  {event['name']}  {outcome}")
 
 

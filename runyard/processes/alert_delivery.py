@@ -132,8 +132,10 @@ def _mailer(address: str) -> Callable[[str, str, str], object]:
         raise AlertNotSent(f"no mail to {address}: {type(error).__name__}: {error}") from error
     send: Callable[[str, str, str], object] | None = getattr(module, "send", None)
     if send is None:
+        name = settings().mail
+        lacks = f"there is no module {name}" if module is None else f"{name} has no send"
         raise AlertNotSent(
-            f"no alert can be mailed to {address}: write a module with a function"
+            f"no alert can be mailed to {address}: {lacks}; write a module with a function"
             " send(to, subject, text), and name it in RUNYARD_MAIL"
         )
     return send

@@ -21,18 +21,20 @@ def outside_checks() -> list[Check]:
 
 def _collector() -> Check:
     # Imports OpenTelemetry, which is there if traces are on.
-    from runyard.tracing.collector import collector_answers
+    from runyard.tracing.collector import problem_with_collector
 
     # A URL may hold a password or a token, and headers do.
     parts = urlsplit(endpoint(os.environ))
     place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    if collector_answers():
+    problem = problem_with_collector()
+    if not problem:
         return Check("traces", True, f"the collector at {place} takes them")
     return Check(
         "traces",
         False,
-        f"the collector at {place} takes none: is it running, does it take OTLP over HTTP there"
-        " (usually on port 4318), and are the headers of OTEL_EXPORTER_OTLP_HEADERS right?",
+        f"the collector at {place} takes none ({problem}): is it running, does it take OTLP over"
+        " HTTP there (usually on port 4318), and are the headers in OTEL_EXPORTER_OTLP_HEADERS"
+        " right?",
     )
 
 

@@ -24,6 +24,10 @@ _PAUSE_SECONDS = 0.5
 _FOR_THE_MOMENT = (429, 502, 503, 504)
 
 
+class NotTaken(Exception):
+    """The collector refuses a request; the message has its answer."""
+
+
 class Collector:
     """The collector that the variables name, and a connection to it; for one thread, to be closed.
 
@@ -47,15 +51,15 @@ class Collector:
             self._runner.run(self._session.close())
         self._runner.close()
 
-    def post(self, body: bytes, seconds: float = EXPORT_SECONDS) -> bool:
-        """Post the body of a request; return whether the collector took it.
+    def post(self, body: bytes, seconds: float = EXPORT_SECONDS) -> None:
+        """Post the body of a request.
 
-        What it cannot take for the moment is posted again. Raises `TimeoutError` after so many
-        seconds, and aiohttp's errors.
+        What the collector cannot take for the moment is posted again. Raises `NotTaken` when it
+        refuses, `TimeoutError` after so many seconds, and aiohttp's errors.
         """
-        return self._runner.run(asyncio.wait_for(self._post(self._compressed(body)), seconds))
+        self._runner.run(asyncio.wait_for(self._post(self._compressed(body)), seconds))
 
-    async def _post(self, body: bytes) -> bool:
+    async def _post(self, body: bytes) -> None:
         if self._session is None:
             self._session = self._new_session()
         try:
@@ -66,7 +70,8 @@ class Collector:
         while status in _FOR_THE_MOMENT:
             await asyncio.sleep(_PAUSE_SECONDS)
             status = await self._status(self._session, body)
-        return 200 <= status < 300
+        if not 200 <= status < 300:
+            raise NotTaken(f"it answered {status}")
 
     async def _status(self, session: aiohttp.ClientSession, body: bytes) -> int:
         # A redirect would take the headers, which may be secret, elsewhere.
@@ -112,10 +117,24 @@ class _SameThread(ThreadPoolExecutor):
         return future
 
 
-def collector_answers() -> bool:
-    """Return whether the collector takes an export of no spans."""
+def why_not_taken(error: Exception) -> str:
+    """What is wrong with a collector, by an error of `Collector.post`; without its address."""
+    match error:
+        case NotTaken():
+            return str(error)
+        case TimeoutError():
+            return "no answer in time"
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number)
+        case _:
+            return type(error).__name__
+
+
+def problem_with_collector() -> str:
+    """Return why the collector does not take an export of no spans; empty if it does."""
     with Collector(ExportOptions.from_environment(os.environ)) as collector:
         try:
-            return collector.post(b"")
-        except (aiohttp.ClientError, OSError, ValueError):  # a TimeoutError is an OSError
-            return False
+            collector.post(b"")
+        except (NotTaken, aiohttp.ClientError, OSError, ValueError) as error:
+            return why_not_taken(error)
+        return ""

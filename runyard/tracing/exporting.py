@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 
 from runyard.syntax.export_options import ExportOptions, endpoint
 from runyard.text.redaction import redact
-from runyard.tracing.collector import EXPORT_SECONDS, Collector
+from runyard.tracing.collector import EXPORT_SECONDS, Collector, why_not_taken
 from runyard.tracing.encoding import encode_resource, encode_span, encode_spans
 from runyard.tracing.spans import Span
 
@@ -28,8 +28,8 @@ from runyard.tracing.spans import Span
 _SPARE_SECONDS = 0.5
 _WARN_SECONDS = 60.0
 _FAILS = (
-    "the collector at %s takes no traces, and %d spans are lost: is it running, and does it take"
-    " OTLP over HTTP there?"
+    "the collector at %s takes no traces (%s), and %d spans are lost: is it running, does it take"
+    " OTLP over HTTP there, and are the headers of OTEL_EXPORTER_OTLP_HEADERS right?"
 )
 _IS_SLOW = (
     "the collector at %s takes traces too slowly, and %d spans are lost: give it more resources, or"
@@ -55,7 +55,8 @@ class Exporter:
         self._flushes: list[threading.Event] = []
         self._changed = threading.Condition(threading.Lock())
         self._ends_at: float | None = None
-        self._has_failed = False
+        # Why the last export has failed.
+        self._failure = ""
         self._lost = 0
         self._thread = threading.Thread(target=self._run, name="runyard-traces", daemon=True)
         self._thread.start()
@@ -123,19 +124,20 @@ class Exporter:
             with self._changed:
                 count = min(len(self._queue), self._options.batch)
                 spans = [self._queue.popleft() for _ in range(count)]
-            self._has_failed = not self._is_taken(collector, spans)
-            if self._has_failed:
+            self._failure = self._posted(collector, spans)
+            if self._failure:
                 with self._changed:
                     self._lost += count
             if self._lost and self._ends_at is None:
                 self._warn_at_times()
 
-    def _is_taken(self, collector: Collector, spans: Sequence[bytes | ReadableSpan]) -> bool:
-        """Post spans; return whether the collector took them, whatever goes wrong."""
+    def _posted(self, collector: Collector, spans: Sequence[bytes | ReadableSpan]) -> str:
+        """Post spans; return why they are lost, whatever goes wrong, or nothing."""
         try:
-            return collector.post(self._encoded(spans), self._left())
-        except Exception:
-            return False
+            collector.post(self._encoded(spans), self._left())
+        except Exception as error:
+            return why_not_taken(error)
+        return ""
 
     def _encoded(self, spans: Sequence[bytes | ReadableSpan]) -> bytes:
         own = [span for span in spans if isinstance(span, bytes)]
@@ -145,7 +147,7 @@ class Exporter:
 
     def _gives_up(self) -> bool:
         """Whether the process ends, and nothing more is to be tried."""
-        return self._ends_at is not None and (self._has_failed or self._left() <= 0)
+        return self._ends_at is not None and (self._failure != "" or self._left() <= 0)
 
     def _left(self) -> float:
         """How many seconds an export may take."""
@@ -161,7 +163,11 @@ class Exporter:
     def _warn(self) -> None:
         with self._changed:
             lost, self._lost = self._lost, 0
-        _log.warning(_FAILS if self._has_failed else _IS_SLOW, redact(endpoint(os.environ)), lost)
+        place = redact(endpoint(os.environ))
+        if self._failure:
+            _log.warning(_FAILS, place, self._failure, lost)
+        else:
+            _log.warning(_IS_SLOW, place, lost)
 
 
 _exporter: Exporter | None = None

@@ -228,3 +228,8 @@ def test_a_job_without_receive_is_rejected_as_a_failure_callback() -> None:
 def test_functions_without_an_io_manager_for_batches_are_rejected() -> None:
     with pytest.raises(InvalidOption, match="has no IO manager for batches"):
         check_io_managers(Definitions(jobs=functions.long_jobs).get_repository_def())
+
+
+def test_a_function_with_a_schedule_alone_is_run_as_by_its_schedule(yard: Yard) -> None:
+    invocation = yard.run("nightly", {"at": "2026-03-01T02:00:00+01:00"})
+    assert invocation.status == "succeeded"

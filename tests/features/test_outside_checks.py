@@ -60,15 +60,15 @@ def test_a_collector_that_takes_no_traces_is_not_well(collector: Collector, mode
     collector.mode = mode
     [check] = outside_checks()
     assert not check.ok
-    assert check.says.startswith(f"the collector at {collector.url} takes none: is it running")
+    assert check.says.startswith(f"the collector at {collector.url} takes none (")
 
 
 # Not ru_maxrss: in a child it starts at its parent's peak.
 _ASKING = """
 from pathlib import Path
-from runyard.tracing.collector import collector_answers
+from runyard.tracing.collector import problem_with_collector
 
-collector_answers()
+problem_with_collector()
 [peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
 print(peak.split()[1])
 """
@@ -115,12 +115,16 @@ def test_each_receiver_is_checked(receiver: FakeService, variables: pytest.Monke
     assert [check.ok for check in outside_checks()] == [False, True, True]
 
 
-def test_a_mail_needs_a_mailer(variables: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "lacks"),
+    [("tests.code", "tests.code has no send"), ("nowhere", "there is no module nowhere")],
+)
+def test_a_mail_needs_a_mailer(variables: pytest.MonkeyPatch, module: str, lacks: str) -> None:
     variables.setenv("RUNYARD_ALERTS", "mailto:ops@example.com")
-    variables.setenv("RUNYARD_MAIL", "tests.code")
+    variables.setenv("RUNYARD_MAIL", module)
     [check] = outside_checks()
     assert not check.ok
-    assert "no alert can be mailed to ops@example.com: write a module" in check.says
+    assert f"no alert can be mailed to ops@example.com: {lacks}; write a module" in check.says
 
 
 def test_the_doctor_prints_a_line_of_each_and_fails() -> None:

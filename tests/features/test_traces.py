@@ -668,7 +668,7 @@ def test_a_collector_that_takes_nothing_is_warned_of_once_in_a_while(
         flush()
     collector.mode = "takes"
     [line] = [record.getMessage() for record in caplog.records if "trace" in record.name]
-    assert line.startswith(f"the collector at {collector.url} takes no traces, and ")
+    assert line.startswith(f"the collector at {collector.url} takes no traces (it answered ")
 
 
 def test_spans_that_the_full_queue_drops_are_warned_of(

@@ -154,13 +154,14 @@ def _workers(slots: int, busy: int, otherwise: str) -> Iterator[Reason]:
 
 
 def _wait(wait: Mapping[str, Any]) -> Reason:
+    at = f"waiting at {wait['step']}"
     match wait["kind"]:
         case "sleep":
             return Reason(f"sleeping at {wait['step']}", wait["until"])
         case "event":
-            return Reason(f"waiting at {wait['step']} for the event {wait['event']}", wait["until"])
+            return Reason(f"{at} for the event {wait['event']} or the timeout", wait["until"])
         case "signal":
             signal = wait["signal"] or "that another wait has taken over"
-            return Reason(f"waiting at {wait['step']} for the signal {signal}", wait["until"])
+            return Reason(f"{at} for the signal {signal} or the timeout", wait["until"])
         case _:
-            return Reason(f"waiting at {wait['step']} for another function", wait["until"])
+            return Reason(f"{at} for another function or the timeout", wait["until"])
