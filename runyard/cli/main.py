@@ -138,9 +138,10 @@ def _append_to_files() -> None:
     """Let a file that takes our output be appended to: supervisord opens it a second time, and two
     writers would overwrite each other."""
     for stream in (1, 2):
-        if stat.S_ISREG(os.fstat(stream).st_mode):
-            flags = fcntl.fcntl(stream, fcntl.F_GETFL)
-            fcntl.fcntl(stream, fcntl.F_SETFL, flags | os.O_APPEND)
+        with suppress(OSError):  # it is closed
+            if stat.S_ISREG(os.fstat(stream).st_mode):
+                flags = fcntl.fcntl(stream, fcntl.F_GETFL)
+                fcntl.fcntl(stream, fcntl.F_SETFL, flags | os.O_APPEND)
 
 
 @main.command()

@@ -125,7 +125,7 @@ def _whole_lines(text: bytes, most: int) -> bytes:
     last characters: a secret may begin there.
     """
     end = max(text.rfind(b"\n", 0, most), text.rfind(b"\r", 0, most)) + 1
-    if end or len(text) < _LONGEST_LINE:
+    if end or len(text) < min(_LONGEST_LINE, most + MARGIN):
         return text[:end]
     return text[: _place(text, min(most, len(text) - MARGIN), cut_before)]
 

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,11 @@ def serve_daemon(workspace: Path) -> int:
     for name in _LOGGERS:
         logging.getLogger(f"dagster.daemon.{name}").addFilter(outages)
     try:
-        with capture_interrupts(), DagsterInstance.get() as instance:
+        with ExitStack() as stack:
+            instance = stack.enter_context(DagsterInstance.get())
             await_storage(instance)
+            # From here on Dagster's loops look whether they are to end; until then a signal ends.
+            stack.enter_context(capture_interrupts())
             pool_connections(instance)
             reclaim_from_predecessor(instance)
             MaintenanceThread(instance).start()

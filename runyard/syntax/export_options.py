@@ -23,7 +23,10 @@ _DEFAULT_DELAY = 1_000
 # A batch of hundreds of invocations ends with thousands of spans at once.
 _DEFAULT_QUEUE = 16_384
 _DEFAULT_BATCH = 2_048
-_MOST = 1_000_000_000
+_MOST = 999_999_999
+_NUMBER = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
+# `urlsplit` removes some of these, and servers are asked for the rest.
+_UNUSUAL = re.compile(r"[\s\x00-\x20\x7f]")
 # A name as HTTP wants it, and a value without control characters.
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+ *=[^\x00-\x1f\x7f]*")
 
@@ -94,6 +97,8 @@ def problem_with_export(environment: Mapping[str, str]) -> str | None:
 def is_http_url(url: str) -> bool:
     """Return whether a text is an http or https URL with a host."""
     try:
+        if _UNUSUAL.search(url):
+            return False
         parts = urlsplit(url)
         is_port = parts.port is None or parts.port > 0  # one that is none raises
         return parts.scheme in ("http", "https") and bool(parts.hostname) and is_port
@@ -124,6 +129,11 @@ def _problem_with_collector(environment: Mapping[str, str]) -> str | None:
     for name, url in _set(environment, "ENDPOINT"):
         if not is_http_url(url):
             return f"{name} is not an http or https URL: give it as {_DEFAULT_ENDPOINT}"
+        if name.startswith(_PREFIX + "ENDPOINT") and {"?", "#"} & set(url):
+            return (
+                f"{name} has a ? or #, but {_PATH} follows it: give the whole URL in"
+                f" {_OF_TRACES}ENDPOINT"
+            )
     for name, protocol in _set(environment, "PROTOCOL"):
         if protocol != "http/protobuf":
             return (
@@ -141,7 +151,8 @@ def _problem_with_headers(environment: Mapping[str, str]) -> str | None:
         if environment.get(name):
             return f"{name} is not supported: give credentials in {_PREFIX}HEADERS, and unset it"
     for name, headers in _set(environment, "HEADERS"):
-        if not all(_HEADER.fullmatch(unquote(part)) for part in _parts(headers)):
+        parts = _parts(headers)
+        if not all("=" in part and _HEADER.fullmatch(unquote(part)) for part in parts):
             return f"{name} has no headers: write them as name=value,name=value"
     return None
 
@@ -159,7 +170,7 @@ def _problem_with_files(environment: Mapping[str, str]) -> str | None:
 def _problem_with_batches(environment: Mapping[str, str]) -> str | None:
     for name in (_DELAY, _QUEUE, _BATCH):
         value = environment.get(name, "")
-        if value and not (value.isdecimal() and value.isascii() and 0 < int(value[:20]) <= _MOST):
+        if value and not _NUMBER.fullmatch(value):
             return f"{name} is {value!r}: give a whole number from 1 to {_MOST}, or unset it"
     options = ExportOptions.from_environment(environment)
     if options.batch > options.queue:

@@ -13,7 +13,7 @@ _ENCODE = (
 
 
 def problem_with_postgres_url(url: str) -> str | None:
-    """Return what is wrong with a URL of PostgreSQL, and what to do; None if libpq can use it."""
+    """Return what is wrong with a URL of PostgreSQL, and what to do; None if it can be used."""
     # Not at the top: the programs that only read settings without a URL do not wait for psycopg.
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict
@@ -32,8 +32,20 @@ def problem_with_postgres_url(url: str) -> str | None:
     is_host = all("@" not in host or host.startswith(("/", "@")) for host in hosts.split(","))
     is_port = all(port.isdecimal() or not port for port in ports.split(","))
     if is_host and is_port and not ("@" in name and name in url):
-        return None
+        return _problem_for_dagster(url)
     return f"a part of the password would be taken as a host, a port or a database: {_ENCODE}"
+
+
+def _problem_for_dagster(url: str) -> str | None:
+    """What Dagster, which reads URLs by SQLAlchemy, would take for something else; or None."""
+    place = url.partition("?")[0].rpartition("@")[2].rpartition("://")[2]
+    hosts = place.partition("/")[0]
+    if "%" not in place and not ("," in hosts and ":" in hosts):
+        return None
+    return (
+        "Dagster cannot read this URL: write percent-encoded names, and several hosts with ports,"
+        " behind the ?, as in postgresql://user:password@/?host=a,b&port=5432,5433&dbname=app"
+    )
 
 
 def problem_with_broker_url(url: str) -> str | None:
@@ -42,9 +54,9 @@ def problem_with_broker_url(url: str) -> str | None:
         try:
             parts = urlsplit(each)
             is_port = parts.port is None or parts.port > 0  # one that is none raises
+            rest = parts.path + parts.query + parts.fragment if parts.netloc else ""
         except ValueError:
-            is_port = False
-        rest = parts.path + parts.query + parts.fragment if parts.netloc else ""
+            is_port, rest = False, ""
         if not is_port or "@" in rest:
             return f"not a URL of a broker: write redis://:password@host:6379/0, and {_ENCODE}"
     return None

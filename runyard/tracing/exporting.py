@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from opentelemetry.exporter.otlp.proto.common import trace_encoder
@@ -19,6 +19,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
 from runyard.syntax.export_options import ExportOptions, endpoint
+from runyard.text.error_text import fit
 from runyard.text.redaction import redact
 from runyard.tracing.collector import EXPORT_SECONDS, Collector, why_not_taken
 from runyard.tracing.encoding import encode_resource, encode_span, encode_spans
@@ -27,6 +28,7 @@ from runyard.tracing.spans import Span
 # For a look-up of the collector's name, which cannot be interrupted, and the like.
 _SPARE_SECONDS = 0.5
 _WARN_SECONDS = 60.0
+_LONGEST_NAME = 200
 _FAILS = (
     "the collector at %s takes no traces (%s), and %d spans are lost: is it running, does it take"
     " OTLP over HTTP there, and are the headers of OTEL_EXPORTER_OTLP_HEADERS right?"
@@ -142,8 +144,9 @@ class Exporter:
     def _encoded(self, spans: Sequence[bytes | ReadableSpan]) -> bytes:
         own = [span for span in spans if isinstance(span, bytes)]
         others = [span for span in spans if not isinstance(span, bytes)]
-        body = encode_spans(self._resource, own) if own else b""
-        return body + trace_encoder.encode_spans(others).SerializeToString() if others else body
+        # The bodies of several requests, one behind the other, are the body of one with all.
+        body = [encode_spans(self._resource, own)] if own else []
+        return b"".join((*body, *_encoded_spans_of_code(others)))
 
     def _gives_up(self) -> bool:
         """Whether the process ends, and nothing more is to be tried."""
@@ -168,6 +171,25 @@ class Exporter:
             _log.warning(_FAILS, place, self._failure, lost)
         else:
             _log.warning(_IS_SLOW, place, lost)
+
+
+def _encoded_spans_of_code(spans: Sequence[ReadableSpan]) -> Iterator[bytes]:
+    """Spans of OpenTelemetry's as bodies of requests; what cannot be encoded is left out alone."""
+    if not spans:
+        return
+    try:
+        yield trace_encoder.encode_spans(spans).SerializeToString()
+    except Exception as error:
+        if len(spans) == 1:
+            _log.warning(
+                "the span %s of the code cannot be encoded, and is lost: %s",
+                ascii(fit(spans[0].name, _LONGEST_NAME)),
+                type(error).__name__,
+            )
+            return
+        middle = len(spans) // 2
+        yield from _encoded_spans_of_code(spans[:middle])
+        yield from _encoded_spans_of_code(spans[middle:])
 
 
 _exporter: Exporter | None = None

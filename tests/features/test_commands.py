@@ -2,7 +2,9 @@
 
 import json
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from runyard.settings import settings
 from runyard.testing import Yard
 from tests.conftest import ROOT
 from tests.features.command_line import runyard
+from tests.ports import free_port
 
 
 def command(*arguments: str) -> Result:
@@ -302,3 +305,25 @@ def test_a_password_is_not_on_the_command_line_of_psql(
     assert "secret-of-ada" not in str(arguments)
     assert isinstance(environment, dict)
     assert environment["PGPASSWORD"] == "secret-of-ada"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_waits_for_its_database_ends_when_it_is_told(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    nowhere = f"postgresql://shop:pw@127.0.0.1:{free_port()}/shop"
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "runyard", "daemon"],
+        env={**os.environ, "DATABASE_URL": nowhere, "RUNYARD_DATA_DIR": str(tmp_path)},
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert daemon.stderr is not None
+        assert any("the daemon does not start yet" in line for line in daemon.stderr)
+        daemon.send_signal(number)
+        assert daemon.wait(30) == 0
+    finally:
+        daemon.kill()
+        daemon.communicate()

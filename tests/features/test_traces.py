@@ -636,6 +636,18 @@ def test_a_process_ends_although_nothing_answers_at_the_collector() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["caf\udce9.txt", "x" * 100_000])
+def test_a_span_of_the_code_that_cannot_be_encoded_costs_no_other_one(
+    yard: Yard, collector: Collector, sent_with: Any, text: str
+) -> None:
+    sent_with(yard, "traced/packed")
+    for name in ("before", text, "after"):
+        trace.get_tracer("shop").start_span(name).end()
+    yard.work()
+    received(collector)
+    assert {"before", "after", "run post"} <= {span.name for span in collector.spans}
+
+
 # --- A collector that is away
 
 

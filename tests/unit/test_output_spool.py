@@ -157,6 +157,15 @@ def test_a_secret_in_a_line_beyond_the_limit_is_not_stored_in_parts(
     assert b"[redacted]" in tail
 
 
+@pytest.mark.parametrize("limit", [20_000, 70_000, 200_000])
+def test_the_beginning_of_a_line_that_is_longer_than_the_limit_is_stored(
+    tmp_path: Path, limit: int
+) -> None:
+    with Spool(tmp_path / "output", limit) as spool:
+        head = whole(spool, b"x" * 3 * limit).partition(b"\n[")[0]
+    assert head == b"x" * (limit // 2)
+
+
 def test_of_a_line_in_the_smallest_limit_nothing_is_stored(tmp_path: Path) -> None:
     with Spool(tmp_path / "output", 1) as spool:
         assert whole(spool, b"xx") == b"\n[2 bytes are left out here]\n"

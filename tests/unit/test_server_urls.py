@@ -21,6 +21,7 @@ POSTGRES = [
 ]
 BROKERS = [
     "redis://:Tr0ub4dor/3xtra@db.invalid/0",
+    "redis://:Tr0ub4dor[3xtra@db.invalid/0",
     "redis://:Tr0ub4dor#3xtra@db.invalid/0",
     "redis://:Tr0ub4dor?3xtra@db.invalid/0",
     "redis://:123/3xtra@db.invalid/0",
@@ -45,15 +46,28 @@ def test_what_is_wrong_with_a_url_of_postgresql_repeats_nothing_of_it(url: str) 
         "postgresql://shop@/shop",
         "postgres://shop:Tr0ub4dor%403xtra@db.invalid:5432/shop",
         "postgresql://shop:Tr0ub4dor?3#xtra@db.invalid/shop",
-        "postgresql://shop:pw@a:5432,b:5433/shop?target_session_attrs=read-write",
+        "postgresql://shop:pw@a,b/shop?target_session_attrs=read-write",
+        "postgresql://shop:pw@/shop?host=a,b&port=5432,5433",
         "postgresql://shop:pw@[::1]:5432/shop",
         "postgresql://runyard@/runyard?host=/tmp/a%40b/sockets&port=5432",
-        "postgresql://shop@db.invalid/a%40b",
+        "postgresql://shop@db.invalid/?dbname=a%40b",
         "postgresql://db.invalid/shop?user=shop@tenant&password=a@b",
     ],
 )
 def test_a_url_that_libpq_takes_as_it_is_meant_has_no_problem(url: str) -> None:
     assert problem_with_postgres_url(url) is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://shop:pw@a:5432,b:5433/shop",
+        "postgresql://shop:pw@%2Frun%2Fpostgresql/shop",
+        "postgresql://shop@db.invalid/a%40b",
+    ],
+)
+def test_a_url_that_dagster_would_read_otherwise_is_refused_with_another_form(url: str) -> None:
+    assert "behind the ?, as in postgresql://" in str(problem_with_postgres_url(url))
 
 
 @pytest.mark.parametrize("url", BROKERS)
