@@ -95,20 +95,20 @@ def _around(text: str, position: int) -> str:
     return f"{before}⟨here⟩{after}"
 
 
-# What PostgreSQL's scanner treats as blank, and what can be part of a word. The quantifiers are
-# possessive (`*+`), so that matching never backtracks.
+# What PostgreSQL's scanner treats as blank, and what can be part of a word. Groups are atomic
+# (`(?>...)`), so that matching never backtracks; Python before 3.11.5 gets possessive ones wrong.
 _BLANK = r"[ \t\n\r\f]"
 _OTHER = r"[^ \t\n\r\f?%$.\[\]{}()|&!=<>@\#,*:+/\"\\-]"
-_TEXT = r'"(?:[^"\\]|\\.)*+"'
-_INTEGER = r"(?:0|[1-9](?:_?[0-9])*+)"
-_DIGITS = r"[0-9](?:_?[0-9])*+"
+_TEXT = r'"(?>(?:[^"\\]|\\.)*)"'
+_INTEGER = r"(?:0|[1-9](?>(?:_?[0-9])*))"
+_DIGITS = r"[0-9](?>(?:_?[0-9])*)"
 _TOKEN = re.compile(
-    rf"""(?P<space>(?:{_BLANK}|/\*(?:[^*]|\*(?!/))*+\*/)++)
+    rf"""(?P<space>(?>(?:{_BLANK}|/\*(?>(?:[^*]|\*(?!/))*)\*/)+))
       | (?P<comment>/\*)
-      | (?P<decimal>(?:{_INTEGER}\.(?:{_DIGITS})?+|\.{_DIGITS})(?:[eE][+-]?{_DIGITS})?+
+      | (?P<decimal>(?:{_INTEGER}\.(?>(?:{_DIGITS})?)|\.{_DIGITS})(?>(?:[eE][+-]?{_DIGITS})?)
             |{_INTEGER}[eE][+-]?{_DIGITS})
-      | (?P<integer>0[xX][0-9A-Fa-f](?:_?[0-9A-Fa-f])*+|0[oO][0-7](?:_?[0-7])*+
-            |0[bB][01](?:_?[01])*+|{_INTEGER})
+      | (?P<integer>0[xX][0-9A-Fa-f](?>(?:_?[0-9A-Fa-f])*)|0[oO][0-7](?>(?:_?[0-7])*)
+            |0[bB][01](?>(?:_?[01])*)|{_INTEGER})
       | (?P<text>{_TEXT})
       | (?P<variable>\$(?:{_TEXT}|{_OTHER}++))
       | (?P<word>{_OTHER}++)

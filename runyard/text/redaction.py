@@ -28,11 +28,12 @@ _NAMES = re.compile(
 _NUMBERS = re.compile(
     r"(?:TOKENS|_(?:RATE|LIMIT|SECONDS|TTL|DAYS|COUNT|SIZE|LENGTH))$", re.IGNORECASE
 )
+# Groups are atomic (`(?>...)`): Python before 3.11.5 gets possessive ones wrong.
 # A password ends at the last @ before something that cannot be part of it: a blank, a quote,
 # another URL, the query. Digits after the colon may be a port.
 _URL = re.compile(
     r"""://(?P<user>[^\s:/@\[]*+):(?!@|\d{1,5}(?:[/?\#,;)\]}"'\s]|$))
-      (?P<password>(?:(?:(?!://|[?&][\w.-]+=|\\[nrt])[^\s"'<>@])*+@)++|[^@/\s]++@)""",
+      (?P<password>(?>(?:(?>(?:(?!://|[?&][\w.-]+=|\\[nrt])[^\s"'<>@])*)@)+)|[^@/\s]++@)""",
     re.VERBOSE,
 )
 # The pattern begins with the equals sign, which is fast to search for, and looks back at the name.
@@ -41,11 +42,11 @@ _URL = re.compile(
 _ASSIGNED = re.compile(
     r"""=(?<=[dDeE\ ]=)(?i:
           (?:(?<=password=)|(?<=passwd=)|(?<=passphrase=)|(?<=pwd=)(?!/))
-            (?!\[redacted\]|none\b|null\b)(?P<bare>(?:[^\s"'<>\\&;,]|[&;,](?![\w.-]+=))++)
+            (?!\[redacted\]|none\b|null\b)(?P<bare>(?>(?:[^\s"'<>\\&;,]|[&;,](?![\w.-]+=))+))
           |(?:(?<=password=)|(?<=passwd=)|(?<=passphrase=)|(?<=pwd=)
              |(?<=password\ =)|(?<=passwd\ =)|(?<=passphrase\ =)|(?<=pwd\ =))
             (?P<before>\ ?(?P<quote>\\*["'])(?![\s,:;\]})]))
-            (?P<quoted>(?:(?!(?P=quote))[^\n])++))""",
+            (?P<quoted>(?>(?:(?!(?P=quote))[^\n])+)))""",
     re.VERBOSE,
 )
 _PLAIN = re.compile(r"[\w.~-]+", re.ASCII)

@@ -84,7 +84,7 @@ def test_an_answer_without_end_is_not_read_whole(collector: Collector) -> None:
 
 def test_nothing_secret_is_said_of_a_collector(variables: pytest.MonkeyPatch) -> None:
     variables.setenv("RUNYARD_TRACES", "otlp")
-    variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://ada:hidden-1@{NOWHERE}/hidden-2?k=3")
+    variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://ada:hidden-1@{NOWHERE}/hidden-2")
     variables.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=hidden-4")
     [check] = outside_checks()
     assert f"the collector at http://{NOWHERE} takes none" in check.says

@@ -1,9 +1,9 @@
 """The wheel, built as `python -m build` builds it, installed where nothing else of ours is."""
 
+import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -46,8 +46,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copy = checkout / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes((ROOT / name).read_bytes())
-    with tarfile.open(_build("sdist", checkout, folder / "sdist")) as sdist:
-        sdist.extractall(folder / "unpacked", filter="data")
+    shutil.unpack_archive(_build("sdist", checkout, folder / "sdist"), folder / "unpacked")
     [source] = (folder / "unpacked").iterdir()
     return _build("wheel", source, folder / "wheel")
 

@@ -115,7 +115,7 @@ def test_due_times_pauses_and_missing_workers_are_shown() -> None:
     ]
     assert said(row(status="waiting"), waits=waits) == [
         "sleeping at nap",
-        "waiting at answer for the event a/b",
+        "waiting at answer for the event a/b or the timeout",
     ]
     assert said(row(status="succeeded")) == [] == said(row(status="running"))
     assert "is being cancelled" in said(row(status="running", cancel_requested_at=NOW))[0]
