@@ -5,7 +5,6 @@ webhook's address is a secret: errors name its host alone.
 """
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,6 +16,7 @@ import aiohttp
 
 from runyard.errors import RunyardError
 from runyard.settings import settings
+from runyard.text.request_errors import why_no_answer
 
 SECONDS = 5.0
 MAIL_SECONDS = 30.0
@@ -141,25 +141,6 @@ def _mailer(address: str) -> Callable[[str, str, str], object]:
     return send
 
 
-def _reason(error: Exception) -> str:
-    """Why a webhook cannot be reached, without its address."""
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return "the name of the host is unknown"
-        case aiohttp.ClientConnectorCertificateError():
-            return "its certificate is not valid"
-        case aiohttp.ClientSSLError():
-            return "TLS failed"
-        case aiohttp.ServerDisconnectedError():
-            return "it closed the connection"
-        case OSError(errno=int(number)) if number > 0:
-            return os.strerror(number)
-        case aiohttp.ClientConnectorError():
-            return "no connection"
-        case _:
-            return type(error).__name__
-
-
 async def _post(url: str, body: bytes) -> None:
     status = await _request("POST", url, body, LATE_SECONDS)
     if not 200 <= status < 300:
@@ -190,6 +171,6 @@ async def _request(method: str, url: str, body: bytes | None, seconds: float) ->
         ) from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise AlertNotSent(
-            f"{host} cannot be reached: {_reason(error)}; check its address in RUNYARD_ALERTS, and"
-            " that this host may reach it"
+            f"{host} cannot be reached: {why_no_answer(error)}; check its address in"
+            " RUNYARD_ALERTS, and that this host may reach it"
         ) from None

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+# How long one export may take, and so the last one of a process.
+EXPORT_SECONDS = 2.0
 _PREFIX, _OF_TRACES = "OTEL_EXPORTER_OTLP_", "OTEL_EXPORTER_OTLP_TRACES_"
 _DEFAULT_ENDPOINT = "http://localhost:4318"
 _PATH = "/v1/traces"

@@ -16,9 +16,9 @@ from typing import Any, Self
 import aiohttp
 from typing_extensions import override
 
-from runyard.syntax.export_options import ExportOptions
+from runyard.syntax.export_options import EXPORT_SECONDS, ExportOptions
+from runyard.text.request_errors import why_no_answer
 
-EXPORT_SECONDS = 2.0
 # Between the tries of a request that a collector could not take for the moment.
 _PAUSE_SECONDS = 0.5
 _FOR_THE_MOMENT = (429, 502, 503, 504)
@@ -119,15 +119,7 @@ class _SameThread(ThreadPoolExecutor):
 
 def why_not_taken(error: Exception) -> str:
     """What is wrong with a collector, by an error of `Collector.post`; without its address."""
-    match error:
-        case NotTaken():
-            return str(error)
-        case TimeoutError():
-            return "no answer in time"
-        case OSError(errno=int(number)) if number > 0:
-            return os.strerror(number)
-        case _:
-            return type(error).__name__
+    return str(error) if isinstance(error, NotTaken) else why_no_answer(error)
 
 
 def problem_with_collector() -> str:

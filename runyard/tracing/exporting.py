@@ -18,10 +18,10 @@ from opentelemetry.sdk.environment_variables import OTEL_SERVICE_NAME
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import ReadableSpan
 
-from runyard.syntax.export_options import ExportOptions, endpoint
+from runyard.syntax.export_options import EXPORT_SECONDS, ExportOptions, endpoint
 from runyard.text.error_text import fit
 from runyard.text.redaction import redact
-from runyard.tracing.collector import EXPORT_SECONDS, Collector, why_not_taken
+from runyard.tracing.collector import Collector, why_not_taken
 from runyard.tracing.encoding import encode_resource, encode_span, encode_spans
 from runyard.tracing.spans import Span
 

@@ -10,6 +10,7 @@ from functools import cache
 from types import ModuleType
 
 from runyard.settings import settings
+from runyard.syntax.export_options import EXPORT_SECONDS
 from runyard.syntax.trace_options import Sampler
 from runyard.syntax.traceparent import TraceContext
 from runyard.tracing.spans import Span
@@ -54,7 +55,7 @@ def leave(token: object) -> None:
     _code_spans().leave(token)
 
 
-def end_recording(seconds: float = 2.0) -> None:
+def end_recording(seconds: float = EXPORT_SECONDS) -> None:
     """Export what is left before the process ends; this takes half a second more at most."""
     if "runyard.tracing.exporting" in sys.modules:
         _exporting().close(seconds)
