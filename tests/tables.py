@@ -56,7 +56,8 @@ def database_away(url: str) -> Iterator[None]:
         connection.execute(allow.format(Identifier(name), SQL("false")))
         try:
             connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name]
+                "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE datname = %s",
+                [name],
             )
             database.close_pool()
             yield

@@ -266,17 +266,26 @@ def _configure(opened: Session) -> None:
         opened.execute("SET enable_seqscan = off")
 
 
+def may_have_ended(idle: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Whether the server may have ended a session in which nothing runs, without asking it.
+
+    A server that ends a session sends something, if only the end of the stream. It sends other
+    things unasked too, such as a changed setting, so True is no proof.
+    """
+    unread = select.poll()
+    unread.register(idle.fileno(), select.POLLIN)
+    return bool(unread.poll(0))
+
+
 def _check(opened: Session) -> None:
     """Check that a connection is alive before it is used; in a test, set its clock, or reset it.
 
-    A server that has ended a session has sent something, if only the end of the stream: without
-    that there is nothing to ask it, which would be a round trip before every statement.
+    The server is asked only where it may have ended the session: asking always would be a round
+    trip before every statement.
     """
     taken = clock.frozen()
     if taken is None and opened not in _frozen:
-        waiting = select.poll()
-        waiting.register(opened.fileno(), select.POLLIN)
-        if waiting.poll(0):
+        if may_have_ended(opened):
             ConnectionPool.check_connection(opened)
         return
     text = "" if taken is None else taken.isoformat()

@@ -408,6 +408,16 @@ def test_a_missing_database_is_reported_and_service_resumes_by_itself(
     assert count() == 2
 
 
+@pytest.mark.parametrize("id", [{}, {"id": "mine"}], ids=["without an id", "with an id"])
+def test_the_first_event_after_the_database_has_ended_all_sessions_is_accepted(
+    web: WebProcess, web_database_url: str, id: dict[str, str]
+) -> None:
+    assert send(web, {**EVENT, **id}).status_code == 200
+    with database_away(web_database_url):
+        pass
+    assert send(web, {**EVENT, **id}).status_code == 200
+
+
 def test_what_was_answered_with_an_id_is_in_the_table_after_kill_9(web: WebProcess) -> None:
     """Clients send while the process is killed; every id that they got exists."""
     given_out: list[str] = []

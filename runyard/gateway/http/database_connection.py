@@ -8,7 +8,13 @@ import psycopg
 from psycopg.rows import dict_row
 
 from runyard.errors import DatabaseUnavailable
-from runyard.store.database import GIVE_WAY_SECONDS, database_url, is_pooled, statement_options
+from runyard.store.database import (
+    GIVE_WAY_SECONDS,
+    database_url,
+    is_pooled,
+    may_have_ended,
+    statement_options,
+)
 from runyard.store.queries import Row, statements
 
 _CONNECT_SECONDS = 2
@@ -64,15 +70,22 @@ class ReconnectingConnection:
         return self._connection is not None and not self._connection.closed
 
     async def _fetch_all(self, statement: bytes, parameters: Row) -> list[Row]:
-        if self._connection is None or self._connection.closed:
-            self._connection = await self._connect()
+        opened = await self._open()
         try:
-            return await self._execute(self._connection, statement, parameters)
+            return await self._execute(opened, statement, parameters)
         except psycopg.errors.DeadlockDetected:
             # PostgreSQL rolled this back in favour of another sender of the same ids. Retry after a
             # pause, in which the other one proceeds; otherwise both would deadlock again.
             await asyncio.sleep(GIVE_WAY_SECONDS)
-            return await self._execute(self._connection, statement, parameters)
+            return await self._execute(opened, statement, parameters)
+
+    async def _open(self) -> psycopg.AsyncConnection[Row]:
+        """The connection, or a new one: on an ended one a statement's outcome would be unknown."""
+        if self._connection is not None and not self._connection.closed:
+            if not may_have_ended(self._connection):
+                return self._connection
+            await self.close()
+        return await self._connect()
 
     async def _execute(
         self, connection: psycopg.AsyncConnection[Row], statement: bytes, parameters: Row

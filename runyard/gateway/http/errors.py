@@ -130,7 +130,9 @@ def _database_error(error: psycopg.Error | RunyardError) -> HttpError:
         case psycopg.OperationalError() if not is_away(error):
             return _busy(f"the database cannot do this now: {error.diag.message_primary}")
         case DatabaseUnavailable() | psycopg.OperationalError():
-            _log.warning("the database does not respond: %s", type(error).__name__)
+            # The text of psycopg's errors names hosts and users; ours names what is safe to name.
+            reason = error if isinstance(error, DatabaseUnavailable) else type(error).__name__
+            _log.warning("the database does not respond: %s", reason)
             return HttpError(
                 503,
                 "database_unavailable",
