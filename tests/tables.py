@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.sql import SQL, Identifier
@@ -63,6 +64,22 @@ def database_away(url: str) -> Iterator[None]:
             yield
         finally:
             connection.execute(allow.format(Identifier(name), SQL("true")))
+
+
+@contextmanager
+def hanging_server(url: str) -> Iterator[None]:
+    """Let a server on this machine keep all its sessions, but answer none."""
+    with psycopg.connect(url) as connection:
+        server = psutil.Process(connection.info.backend_pid).parent()
+    assert server is not None
+    processes = [server, *server.children()]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 def wait_for_the_end_of_others(connection: psycopg.Connection[Any], seconds: float = 30.0) -> None:

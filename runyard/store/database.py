@@ -49,8 +49,10 @@ GIVE_WAY_SECONDS = 0.1
 _OF_THE_STATEMENT = ("54", "55", "57014")
 DAGSTER_SCHEMA = "public"
 # Both sides notice after 30 s that the other host has disappeared; the kernel's default is two
-# hours, during which the server keeps all locks.
-_KEEPALIVES = {
+# hours, during which the server keeps all locks. A host that never answers is given up after 10 s;
+# the kernel tries for two minutes, and the pool would go on as long after it is back.
+_TIMEOUTS = {
+    "connect_timeout": "10",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "4",
@@ -164,12 +166,12 @@ def is_pooled(of: Settings | None = None) -> bool:
 
 
 def _complete(url: str, *, pooled: bool = False) -> str:
-    """A URL with keepalives and, unless pooled, session settings; those it has already stay."""
+    """A URL with timeouts and, unless pooled, session settings; those it has already stay."""
     match = _URL.fullmatch(url)
     if match is None:
         return url
     own = dict(part.partition("=")[::2] for part in (match["query"] or "").split("&") if part)
-    query = _KEEPALIVES | own
+    query = _TIMEOUTS | own
     if not pooled:
         options = unquote(query.get("options", ""))
         missing = [

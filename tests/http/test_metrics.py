@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from runyard.store import database
 from runyard.store.embedded_access import SUPERUSER
 from runyard.store.queries import fetch_all
 from tests.conftest import Publish, wait_until
-from tests.tables import database_away, empty_tables
+from tests.tables import database_away, empty_tables, hanging_server
 from tests.web_process import WebProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,8 @@ DOCUMENTED = re.compile(r"^\| `(runyard_\w+)` \| (\w+) \|([`\w, ]*)\|", re.MULTI
 METRIC = re.compile(r"\b(runyard_\w+|process_\w+|up)\b(?:\{([^}]*)\})?")
 COMPARED = re.compile(r"(\w+)\s*[=!]~?\s*\"")
 GROUPED = re.compile(r"\b(?:by|on)\s*\(([^)]*)\)")
+# Prometheus's default for `scrape_timeout`, in seconds.
+OF_A_SCRAPE = 10
 OF_PROMETHEUS = {"up": {"job", "instance"}}
 OF_EVERY_SERIES = {"job", "instance", "le"}
 
@@ -64,6 +67,26 @@ def test_a_key_reads_the_metrics_while_the_database_is_away(
     assert web.get("/metrics").status_code == 200
     with database_away(web_database_url):
         wait_until(lambda: samples(scrape(web)["runyard_check"])["database",] == 0, 30)
+    wait_until(lambda: "runyard_events_received" in scrape(web), 30)
+
+
+def test_a_database_that_hangs_holds_a_scrape_for_less_than_prometheus_waits(
+    web: WebProcess, web_database_url: str
+) -> None:
+    seconds = []
+
+    def is_noticed() -> bool:
+        began = time.monotonic()
+        noticed = samples(scrape(web)["runyard_check"])["database",] == 0
+        seconds.append(time.monotonic() - began)
+        return noticed
+
+    assert not is_noticed()
+    with hanging_server(web_database_url):
+        wait_until(is_noticed, 60)
+        # Long after the last look at the keys and at the database.
+        wait_until(lambda: is_noticed() and len(seconds) > OF_A_SCRAPE, 60)
+    assert max(seconds) < OF_A_SCRAPE
     wait_until(lambda: "runyard_events_received" in scrape(web), 30)
 
 

@@ -1,5 +1,6 @@
 """Ways to reach the database: a role named like a schema, its own schema, and a pooler."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -174,6 +175,18 @@ def test_a_peer_that_has_gone_without_a_word_is_missed_by_both_sides() -> None:
         ).fetchone()
     assert {"keepalives_idle": "10", "tcp_user_timeout": "30000"}.items() <= given.items()
     assert shown is not None
+
+
+def test_a_host_that_never_answers_is_given_up_after_some_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        host, port = silent.getsockname()
+        with (
+            using(monkeypatch, f"postgresql://me@{host}:{port}/db?sslmode=disable"),
+            pytest.raises(psycopg.errors.ConnectionTimeout),
+        ):
+            psycopg.connect(database.database_url())
 
 
 def test_dagsters_pooled_connections_have_the_keepalives_too(

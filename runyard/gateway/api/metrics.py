@@ -1,9 +1,14 @@
-"""`GET /metrics`, for Prometheus: this process, the state of the queues, and what has happened."""
+"""`GET /metrics`, for Prometheus: this process, the state of the queues, and what has happened.
+
+While the database is away, only what this process knows by itself is told, and soon: Prometheus
+waits for ten seconds unless told otherwise.
+"""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from prometheus_client import generate_latest
+from anyio import move_on_after, to_thread
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.metrics_core import Metric
@@ -21,6 +26,8 @@ from runyard.gateway.http.endpoint import Call, Endpoint
 from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Connection, Row, fetch_all
+
+_READ_SECONDS = 5.0
 
 
 class _OfTheDatabase(Collector):
@@ -221,7 +228,8 @@ def _bound(seconds: float) -> str:
     return "+Inf" if math.isinf(seconds) else str(seconds)
 
 
-counters.registry.register(_OfTheDatabase())
+_of_the_database = CollectorRegistry(auto_describe=False)
+_of_the_database.register(_OfTheDatabase())
 counters.registry.register(_OfThePool())
 ProcessCollector(registry=counters.registry)
 
@@ -229,11 +237,17 @@ ProcessCollector(registry=counters.registry)
 async def metrics(call: Call) -> Response:
     """All metrics in Prometheus's text format."""
     check_for_all_events(call.caller)
-    for check in await latest_checks():
-        counters.checks.labels(check.name).set(check.ok)
-    return Response(
-        await run_in_threadpool(generate_latest, counters.registry), media_type=CONTENT_TYPE_LATEST
-    )
+    checks = {check.name: check.ok for check in await latest_checks()}
+    for name, ok in checks.items():
+        counters.checks.labels(name).set(ok)
+    text = await run_in_threadpool(generate_latest, counters.registry)
+    if checks["database"]:
+        # It may have begun to hang since it was checked.
+        with move_on_after(_READ_SECONDS):
+            text += await to_thread.run_sync(
+                generate_latest, _of_the_database, abandon_on_cancel=True
+            )
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 ENDPOINTS = [

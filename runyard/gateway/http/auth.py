@@ -35,6 +35,8 @@ _MIN_INTERVAL_SECONDS = 0.25
 # How long a key is accepted that cannot be looked up: the pool may be exhausted, or only this host
 # cut off, while the key is revoked elsewhere.
 _UNREAD_SECONDS = 60.0
+# How long a request that is also served in outages waits for the keys that it can do without.
+_HURRY_SECONDS = 1.0
 SIGNED_ID = "signed"
 _SIGNED = StandardWebhooks("RUNYARD_SIGNING_SECRETS")
 
@@ -78,7 +80,8 @@ class Authenticator:
         cookie
             A key from a cookie or a form, for a request that has none in the usual places.
         in_outages
-            Whether a known key is accepted for as long as the database is unavailable.
+            Whether a known key is accepted for as long as the database is unavailable, and without
+            waiting for it.
 
         Raises `HttpError`: 401 without a valid key, 403 without the scope, 429 above the rate limit
         of the key, or of unknown keys from one address. Raises `DatabaseUnavailable` when the keys
@@ -92,7 +95,7 @@ class Authenticator:
             return Key(SIGNED_ID, "signed", b"", ("send",), sender="signed")
         key = None
         for secret in secrets:
-            key = key or await self._find(secret, math.inf if in_outages else _UNREAD_SECONDS)
+            key = key or await self._find(secret, in_outages=in_outages)
         if key is None:
             if secrets:
                 host = request.client.host if request.client else ""
@@ -133,15 +136,18 @@ class Authenticator:
                 401, "unauthorized", "this key was revoked while its request was in progress"
             )
 
-    async def _find(self, secret: str, unread_seconds: float) -> Key | None:
+    async def _find(self, secret: str, *, in_outages: bool) -> Key | None:
         digest = api_keys.digest(secret)
         now = time.monotonic()
+        unread_seconds = math.inf if in_outages else _UNREAD_SECONDS
+        hurries = in_outages and self._accepts_unread(digest, unread_seconds)
         try:
-            await self._read_since(now - _FRESH_SECONDS)
-            if digest not in self._keys:
-                # It may have been created a moment ago.
-                await self._read_since(now)
-        except DatabaseUnavailable:
+            async with asyncio.timeout(_HURRY_SECONDS if hurries else None):
+                await self._read_since(now - _FRESH_SECONDS)
+                if digest not in self._keys:
+                    # It may have been created a moment ago.
+                    await self._read_since(now)
+        except (DatabaseUnavailable, TimeoutError):
             if not self._accepts_unread(digest, unread_seconds):
                 raise
         key = self._keys.get(digest)
