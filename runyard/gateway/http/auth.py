@@ -147,7 +147,9 @@ class Authenticator:
                 if digest not in self._keys:
                     # It may have been created a moment ago.
                     await self._read_since(now)
-        except (DatabaseUnavailable, TimeoutError):
+        except TimeoutError:
+            pass  # its key was accepted a second ago
+        except DatabaseUnavailable:
             if not self._accepts_unread(digest, unread_seconds):
                 raise
         key = self._keys.get(digest)
