@@ -72,14 +72,18 @@ def hanging_server(url: str) -> Iterator[None]:
     with psycopg.connect(url) as connection:
         server = psutil.Process(connection.info.backend_pid).parent()
     assert server is not None
-    processes = [server, *server.children()]
-    for process in processes:
-        process.suspend()
+    stopped = [server]
+    server.suspend()  # first: then it starts no other
     try:
+        for session in server.children():
+            with suppress(psutil.NoSuchProcess):  # it may be ending, as the one above is
+                session.suspend()
+                stopped.append(session)
         yield
     finally:
-        for process in processes:
-            process.resume()
+        for process in stopped:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def wait_for_the_end_of_others(connection: psycopg.Connection[Any], seconds: float = 30.0) -> None:
