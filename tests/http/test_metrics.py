@@ -67,6 +67,8 @@ def test_a_key_reads_the_metrics_while_the_database_is_away(
     assert web.get("/metrics").status_code == 200
     with database_away(web_database_url):
         wait_until(lambda: samples(scrape(web)["runyard_check"])["database",] == 0, 30)
+    wait_until(lambda: web.post("/api/events", {"name": "a/b"}).status_code == 200, 30)
+    wait_until(lambda: web.post(f"/e/{web.keys['send']}", {"name": "a/b"}).status_code == 200, 30)
     wait_until(lambda: "runyard_events_received" in scrape(web), 30)
 
 
