@@ -16,6 +16,12 @@ from runyard.gateway.http.endpoint import Call, Endpoint, Query, json_response
 from runyard.processes.checks import Check, checks, serving_checks
 
 _FRESH_SECONDS = 2.0
+# With what else a scrape waits for, this is less than the 10 s after which Prometheus gives up.
+_LONGEST_SECONDS = 5.0
+_NO_END = (
+    f"the checks have not ended within {_LONGEST_SECONDS:g} seconds: a server accepts connections"
+    " and does not answer, or another session keeps a table locked"
+)
 
 
 class ReadyQuery(Query):
@@ -53,21 +59,37 @@ async def alive(call: Call) -> Alive:
 
 
 class _Checks:
-    """Caches the checks for a few seconds: anybody may call this, and they are expensive."""
+    """Caches the checks for a few seconds: anybody may call this, and they are expensive.
+
+    No caller waits long for checks that do not end: a statement that has been sent has no limit of
+    its own when the server hangs, or another session locks what it reads.
+    """
 
     def __init__(self, run: Callable[[], list[Check]]) -> None:
         self._run = run
-        self._lock = asyncio.Lock()
+        self._round: asyncio.Task[None] | None = None
         self._latest: list[Check] = []
         self._checked_at = float("-inf")
 
     async def latest(self) -> list[Check]:
-        """All checks."""
-        async with self._lock:
-            if time.monotonic() - self._checked_at > _FRESH_SECONDS:
-                self._latest = await run_in_threadpool(self._run)
-                self._checked_at = time.monotonic()
+        """All checks; none of them has passed when they have not ended in time."""
+        if time.monotonic() - self._checked_at <= _FRESH_SECONDS:
             return self._latest
+        if self._round is None or self._round.done():
+            self._round = asyncio.create_task(self._check())
+        ended, _ = await asyncio.wait({self._round}, timeout=_LONGEST_SECONDS)
+        if not ended:
+            return self._without_end()
+        self._round.result()
+        return self._latest
+
+    async def _check(self) -> None:
+        self._latest = await run_in_threadpool(self._run)
+        self._checked_at = time.monotonic()
+
+    def _without_end(self) -> list[Check]:
+        names = [check.name for check in self._latest] or ["database"]
+        return [Check(name, False, _NO_END) for name in names]
 
 
 _checks = _Checks(checks)

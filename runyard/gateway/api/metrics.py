@@ -27,7 +27,7 @@ from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import Connection, Row, fetch_all
 
-_READ_SECONDS = 5.0
+_READ_SECONDS = 3.0
 
 
 class _OfTheDatabase(Collector):
