@@ -84,9 +84,10 @@ def test_what_was_written_is_not_written_again_after_a_failure(
 def test_what_time_can_mend_is_tried_again(
     yard: Yard, openai: FakeOpenAI, failure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AI_TIMEOUT", "0.4")
     openai.failures.append(failure)
-    invocation = ask(yard)
+    with monkeypatch.context() as first:
+        first.setenv("AI_TIMEOUT", "0.4")
+        invocation = ask(yard)
     assert invocation.status == "queued", invocation
     yard.advance("1m")
     assert invocation.status == "succeeded"

@@ -30,15 +30,20 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 
 @pytest.fixture(autouse=True)
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A data folder without a stack; supervisord is waited for briefly."""
+    """A data folder without a stack."""
     monkeypatch.setenv("RUNYARD_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1:1/nowhere")
-    monkeypatch.setattr(stack, "_ANSWER_SECONDS", 0.5)
     monkeypatch.setattr(stack, "_REST_SECONDS", 0)
-    monkeypatch.setattr(stack, "_STOP_SECONDS", 1)
     settings.cache_clear()
     yield tmp_path / "data"
     settings.cache_clear()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisord that hangs is waited for briefly."""
+    monkeypatch.setattr(stack, "_ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(stack, "_STOP_SECONDS", 1)
 
 
 @pytest.fixture
@@ -70,7 +75,7 @@ def supervisor(data: Path) -> Iterator["subprocess.Popen[bytes]"]:
         started.wait()
 
 
-@pytest.mark.usefixtures("silent_socket")
+@pytest.mark.usefixtures("silent_socket", "impatient")
 def test_a_supervisor_that_hangs_counts_as_running() -> None:
     assert Stack(()).is_running()
 
@@ -85,6 +90,7 @@ def test_a_supervisor_that_answers_is_stopped(supervisor: "subprocess.Popen[byte
     assert supervisor.wait(10) == 0
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_supervisor_that_hangs_is_killed(supervisor: "subprocess.Popen[bytes]") -> None:
     supervisor.send_signal(signal.SIGSTOP)
     Stack(()).stop()

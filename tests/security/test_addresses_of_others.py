@@ -598,13 +598,13 @@ def test_a_text_may_take_longer_than_the_timeout_of_a_piece(hostile: Any) -> Non
     def talk(connection: socket.socket) -> None:
         connection.sendall(STREAM)
         for _ in range(6):
-            time.sleep(0.2)
+            time.sleep(0.6)
             connection.sendall(part("word "))
         connection.sendall(chunk(b"{}", b'"stop"'))
         connection.sendall(b"data: [DONE]\n\n")
 
     server = hostile(talk)
-    made = OpenAIGenerator("key", f"http://{server.host}/v1", timeout=1.0).generate(
+    made = OpenAIGenerator("key", f"http://{server.host}/v1", timeout=3.0).generate(
         Prompt(prompt="x")
     )
     assert isinstance(made, Generated)
