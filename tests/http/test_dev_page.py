@@ -113,7 +113,7 @@ def test_a_revoked_key_is_out(web: WebProcess) -> None:
     visitor = Visitor(web)
     assert visitor.log_in(key).status_code == 303
     api_keys.revoke("short-lived")
-    assert wait_until(lambda: visitor.get("/dev").status_code == 401, 5)
+    assert wait_until(lambda: visitor.get("/dev").status_code == 401, 15)
 
 
 def test_a_key_that_only_reads_has_no_buttons_and_can_do_nothing(

@@ -83,17 +83,17 @@ def test_a_revoked_key_is_refused_a_second_later(web: WebProcess) -> None:
     key_id, made = api_keys.create("short-lived", ["send"])
     assert httpx.post(f"{web.url}/e/{made}", json=EVENT).status_code == 200  # a new one at once
     api_keys.revoke(key_id)
-    wait_until(lambda: httpx.post(f"{web.url}/e/{made}", json=EVENT).status_code == 401, 3)
+    wait_until(lambda: httpx.post(f"{web.url}/e/{made}", json=EVENT).status_code == 401, 10)
 
 
 def test_a_key_ends_by_itself(web: WebProcess) -> None:
     from datetime import UTC, datetime, timedelta
 
-    made = api_keys.create(
-        "ending", ["send"], expires_at=datetime.now(UTC) + timedelta(seconds=1.5)
-    )[1]
+    made = api_keys.create("ending", ["send"], expires_at=datetime.now(UTC) + timedelta(seconds=5))[
+        1
+    ]
     assert httpx.post(f"{web.url}/e/{made}", json=EVENT).status_code == 200
-    wait_until(lambda: httpx.post(f"{web.url}/e/{made}", json=EVENT).status_code == 401, 5)
+    wait_until(lambda: httpx.post(f"{web.url}/e/{made}", json=EVENT).status_code == 401, 15)
 
 
 def test_a_key_of_another_environment_is_not_known_here(
@@ -157,12 +157,13 @@ def test_a_key_for_some_events_may_send_no_others(web: WebProcess) -> None:
 
 def test_a_rate_limited_key_learns_when_to_retry(web: WebProcess) -> None:
     made = api_keys.create("slow", ["send"], per_second=2)[1]
-    answers = [httpx.post(f"{web.url}/e/{made}", json=EVENT) for _ in range(4)]
+    answers = [httpx.post(f"{web.url}/e/{made}", json=EVENT) for _ in range(12)]
     assert [answer.status_code for answer in answers[:2]] == [200, 200]
-    assert answers[-1].status_code == 429
-    assert int(answers[-1].headers["retry-after"]) >= 1
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert {answer.status_code for answer in refused} == {429}
+    assert min(int(answer.headers["retry-after"]) for answer in refused) >= 1
     assert count() == sum(answer.status_code == 200 for answer in answers)
-    wait_until(lambda: httpx.post(f"{web.url}/e/{made}", json=EVENT).status_code == 200, 3)
+    wait_until(lambda: httpx.post(f"{web.url}/e/{made}", json=EVENT).status_code == 200, 10)
 
 
 def signed(body: bytes, secret: str, at: float | None = None) -> dict[str, str]:

@@ -24,7 +24,8 @@ from tests.security.conftest import SIGNING_SECRET
 from tests.web_process import WebProcess, count
 
 MIB = 1024 * 1024
-CONNECTIONS, AN_ADDRESS, CLIENT_SECONDS = 24, 8, 3
+CONNECTIONS, AN_ADDRESS, CLIENT_SECONDS = 24, 8, 6
+BEFORE_THE_TIMEOUT = CLIENT_SECONDS - 1
 ASK = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 CHUNKED = b"POST /webhooks/github HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 EVENT = {"name": "greet/requested", "data": {"who": "Ada"}}
@@ -194,7 +195,7 @@ def test_the_connection_of_an_address_that_was_idle_longest_makes_room(small: We
     with ExitStack() as open_ones:
         other = open_ones.enter_context(connect(small, "127.0.0.3"))
         mine = [open_ones.enter_context(connect(small, "127.0.0.2")) for _ in range(AN_ADDRESS + 2)]
-        wait_until(lambda: closed(mine[1]), 2)
+        wait_until(lambda: closed(mine[1]), BEFORE_THE_TIMEOUT)
         assert [closed(connection) for connection in mine] == [True, True, *[False] * AN_ADDRESS]
         assert not closed(other)
 
@@ -209,8 +210,8 @@ def test_a_connection_that_is_kept_open_makes_room_and_one_with_a_request_in_pro
         busy = [open_ones.enter_context(connect(small, "127.0.0.2")) for _ in range(AN_ADDRESS - 1)]
         for connection in busy:
             connection.sendall(unfinished(small))
-        wait_until(lambda: status_from(small, "127.0.0.2") == 200, 2)
-        wait_until(lambda: closed(kept), 2)
+        wait_until(lambda: status_from(small, "127.0.0.2") == 200, BEFORE_THE_TIMEOUT)
+        wait_until(lambda: closed(kept), BEFORE_THE_TIMEOUT)
         assert not any(closed(connection) for connection in busy)
 
 
@@ -240,7 +241,7 @@ def test_a_new_connection_is_told_to_retry_when_all_others_are_busy(
         assert b"Retry-After: 1" in answer
         assert time.monotonic() - began < CLIENT_SECONDS
         assert status_from(small, "127.0.0.3") == 200
-    wait_until(lambda: status_from(small, "127.0.0.2") == 200, 2)
+    wait_until(lambda: status_from(small, "127.0.0.2") == 200)
 
 
 def get_with_key(path: str, key: str) -> bytes:
@@ -526,20 +527,20 @@ def test_guessing_keys_slows_only_the_guesser(small: WebProcess) -> None:
                 and max(later - earlier for earlier, later in pairwise(guesser.moments)) > 0.9
             )
         )
-        made = api_keys.create("made meanwhile", ["send"], per_second=1000)[1]
+        made = [
+            api_keys.create(f"made meanwhile {number}", ["send"], per_second=1000)[1]
+            for number in range(10)
+        ]
         with httpx.Client(
             transport=httpx.HTTPTransport(local_address="127.0.0.6"), timeout=20
         ) as neighbour:
-            began = time.monotonic()
-            assert neighbour.post(f"{small.url}/e/{made}", json=EVENT).status_code == 200
-            assert time.monotonic() - began < 0.8
-            # Ten requests of a slowed client would take ten seconds.
-            began = time.monotonic()
-            assert {
-                neighbour.post(f"{small.url}/e/{small.keys['send']}", json=EVENT).status_code
-                for _ in range(10)
-            } == {200}
-            assert time.monotonic() - began < 5
+            for keys in (made, [small.keys["send"]] * 10):
+                # Ten requests of a slowed client would take ten seconds.
+                began = time.monotonic()
+                assert {
+                    neighbour.post(f"{small.url}/e/{key}", json=EVENT).status_code for key in keys
+                } == {200}
+                assert time.monotonic() - began < 5
     finally:
         guesser.stop()
     assert {answer.status_code for answer in guesser.answers} == {401}
