@@ -19,6 +19,9 @@ from tests.conftest import wait_until
 from tests.tables import database_away, rows
 
 # What PostgreSQL, PgBouncer and libpq say, and what of the advice.
+# Seconds: long enough for a first attempt to be refused.
+BRIEFLY = 2.0
+
 TEXTS = [
     ('FATAL:  password authentication failed for user "app"', "check the user and the password"),
     ("fe_sendauth: no password supplied", "add the password"),
@@ -87,7 +90,7 @@ def closed_database(store_url: str) -> Iterator[None]:
 def brief_waits() -> Iterator[None]:
     """Wait briefly for a connection."""
     database.close_pool()
-    database.wait_for_connection(0.5)
+    database.wait_for_connection(BRIEFLY)
     yield
     database.wait_for_connection(10)
     database.close_pool()
@@ -114,7 +117,7 @@ def test_an_earlier_failure_is_no_reason_for_a_pool_that_is_all_in_use(store_url
         with pytest.raises(psycopg.OperationalError):
             database._Session.connect(make_conninfo(store_url, dbname="unknown"))
         failed_at = time.monotonic()
-        wait_until(lambda: time.monotonic() - failed_at > 0.5)
+        wait_until(lambda: time.monotonic() - failed_at > BRIEFLY)
         with pytest.raises(DatabaseUnavailable, match="none of this process's 1 connections"):
             rows("SELECT 1")
 
@@ -129,7 +132,7 @@ def test_the_doctor_gives_the_reason_once(caplog: pytest.LogCaptureFixture) -> N
 def warnings_while_waiting(pool: ConnectionPool, caplog: pytest.LogCaptureFixture) -> list[str]:
     """What is logged while a pool gets no connection."""
     with pytest.raises(PoolTimeout):
-        pool.getconn(timeout=0.5)
+        pool.getconn(timeout=BRIEFLY)
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
