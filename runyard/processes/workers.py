@@ -47,7 +47,6 @@ from runyard.dagster_adapter.internals import (
     ResumeRunArgs,
     copy_no_output,
     pooled_instance,
-    refresh_connections,
     reuse_resource_classes,
     silence_console,
     unpack_value,
@@ -393,7 +392,6 @@ def _warm_instance() -> DagsterInstance:
     if _instance is None:
         _instance = _resources.enter_context(pooled_instance())
         _resources.enter_context(event_log.batching(_instance))
-    refresh_connections(_instance)
     return _instance
 
 
