@@ -326,11 +326,10 @@ def _check(session: Any, *_: object) -> None:
 
     As in our own pool, the server is asked only where it may have ended the session.
     """
-    if not database.may_have_ended(session):
-        return
     try:
-        with session.cursor() as cursor:
-            cursor.execute("SELECT 1")
+        if database.may_have_ended(session):
+            with session.cursor() as cursor:
+                cursor.execute("SELECT 1")
     except psycopg2.Error as error:
         raise DisconnectionError from error
 
