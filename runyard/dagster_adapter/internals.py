@@ -103,6 +103,7 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, cast
 
+import psycopg2
 from dagster import (
     DagsterEvent,
     DagsterEventType,
@@ -178,7 +179,9 @@ from dagster._utils.schedules import schedule_execution_time_iterator
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config
 from dagster_shared.error import SerializableErrorInfo
-from sqlalchemy import Engine, create_engine, make_url, text
+from sqlalchemy import Engine, create_engine, make_url
+from sqlalchemy.event import listen
+from sqlalchemy.exc import DisconnectionError
 
 from runyard.dagster_adapter.tags import APP, FUNCTION_SENSOR, FUNCTIONS, KIND
 from runyard.store import database
@@ -306,7 +309,7 @@ def _pooled_engine(url: str, size: int) -> Engine:
     """
     timeout = f"-c statement_timeout={_STATEMENT_TIMEOUT_MS}"
     options = f"{make_url(url).query.get('options', '')} {timeout}".strip()
-    return create_engine(
+    engine = create_engine(
         url,
         isolation_level="AUTOCOMMIT",
         pool_size=size,
@@ -314,6 +317,21 @@ def _pooled_engine(url: str, size: int) -> Engine:
         max_overflow=max(0, _OVERFLOW - size),
         connect_args={} if database.is_pooled() else {"options": options},
     )
+    listen(engine, "checkout", _check)
+    return engine
+
+
+def _check(session: Any, *_: object) -> None:
+    """Let SQLAlchemy replace a pooled session that the server has ended, before it is used.
+
+    As in our own pool, the server is asked only where it may have ended the session.
+    """
+    try:
+        if database.may_have_ended(session):
+            with session.cursor() as cursor:
+                cursor.execute("SELECT 1")
+    except psycopg2.Error as error:
+        raise DisconnectionError from error
 
 
 def _ask_once(run_storage: Any) -> None:
@@ -340,16 +358,6 @@ def _remembering(question: Callable[..., Any]) -> Callable[..., Any]:
         return answer
 
     return ask
-
-
-def refresh_connections(instance: DagsterInstance) -> None:
-    """Discard pooled connections that no longer work, as after a restart of the database."""
-    for engine in {storage._engine for storage in storages(instance)}:
-        try:
-            with engine.connect() as connection:
-                connection.execute(text("SELECT 1"))
-        except Exception:
-            engine.dispose()
 
 
 def leave_loggers_alone() -> None:

@@ -1,7 +1,8 @@
 """Whether Dagster keeps its runs where the daemon writes them: in the database of DATABASE_URL.
 
 The daemon adds runs, their events and ticks by statements of its own. Had Dagster its storage in
-another database or schema, it would see none of them, and events would wait for ever.
+another database or schema, it would see none of them, and events would wait for ever. Nor would a
+worker find the runs, which may have another `dagster.yaml` than the daemon.
 """
 
 from dagster import DagsterInstance

@@ -173,21 +173,23 @@ def add(function: Function) -> None:
             f"two functions are called {function.name}: give one of them another name, as in"
             f' name="{function.name}_again"'
         )
-    for other in _functions.values():
-        if not function.remote and not other.remote:
-            _check_shared_limits(function, other)
+    shared = _shared_limits(function)
+    for other in _functions.values() if shared else ():
+        for scope, limit in _shared_limits(other).items():
+            if shared.get(scope, limit) != limit:
+                raise InvalidOption(
+                    f"Concurrency(scope={scope!r}) has the limit {shared[scope]} in"
+                    f" {function.name} and {limit} in {other.name}: a shared limit must be the same"
+                    " everywhere"
+                )
     _functions[function.name] = function
 
 
-def _check_shared_limits(function: Function, other: Function) -> None:
-    shared = {limit.scope: limit.limit for limit in other.flow.concurrency if limit.scope}
-    for ours in function.flow.concurrency:
-        theirs = shared.get(ours.scope, ours.limit) if ours.scope else ours.limit
-        if ours.limit != theirs:
-            raise InvalidOption(
-                f"Concurrency(scope={ours.scope!r}) has the limit {ours.limit} in {function.name} "
-                f"and {theirs} in {other.name}: a shared limit must be the same everywhere"
-            )
+def _shared_limits(function: Function) -> dict[str, int]:
+    """The limits by scope that functions of this code share with it."""
+    if function.remote:
+        return {}
+    return {limit.scope: limit.limit for limit in function.flow.concurrency if limit.scope}
 
 
 def functions() -> Sequence[Function]:

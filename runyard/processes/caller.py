@@ -36,7 +36,6 @@ from runyard.dagster_adapter.internals import (
     capture_no_output,
     create_log_handlers_once,
     pooled_instance,
-    refresh_connections,
     reuse_resource_classes,
     silence_console,
     unpack_value,
@@ -172,7 +171,6 @@ class RunsInThreads:
 
     def _execute(self, run_id: str) -> None:
         try:
-            refresh_connections(self._instance)
             execute_in_thread(self._instance, run_id)
         except Exception as error:
             _log.exception("run %s: %s", run_id, type(error).__name__)

@@ -38,6 +38,7 @@ from celery.signals import (
 from celery.utils.log import get_multiprocessing_logger
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster_celery.config import TASK_EXECUTE_JOB_NAME, TASK_RESUME_JOB_NAME
+from sqlalchemy.exc import OperationalError
 
 from runyard.dagster_adapter import event_log, reaper
 from runyard.dagster_adapter.broker import QUEUE, make_app
@@ -47,11 +48,11 @@ from runyard.dagster_adapter.internals import (
     ResumeRunArgs,
     copy_no_output,
     pooled_instance,
-    refresh_connections,
     reuse_resource_classes,
     silence_console,
     unpack_value,
 )
+from runyard.dagster_adapter.storage_place import check_storage
 from runyard.engine import batch_leases, output_files
 from runyard.engine.backoff import Backoff
 from runyard.engine.lease import heartbeat, max_heartbeat_wait
@@ -114,9 +115,11 @@ def build_app() -> Celery:
 def work() -> int:
     """Run a worker until it is told to stop; runs in progress then get some time to finish.
 
-    Raises `RunyardError` when the code does not load: every run would fail.
+    Raises `RunyardError` when the code does not load: every run would fail; or when Dagster's
+    storage is not in the database of DATABASE_URL: no run would be found.
     """
     _load_or_explain()
+    _check_storage()
     # Celery warns on every start as root. The stack may run as root, with a broker that only this
     # project's user can write to.
     warnings.filterwarnings("ignore", category=SecurityWarning)
@@ -161,6 +164,12 @@ def _load_or_explain() -> None:
         # Whatever restarts this worker need not do so at once: the code has to change first.
         time.sleep(_BAD_CODE_SECONDS)
         raise RunyardError(f"the code does not load: {problem_of(error)}") from None
+
+
+def _check_storage() -> None:
+    """Raise `RunyardError` when Dagster's storage is elsewhere; without a database, do nothing."""
+    with suppress(DatabaseUnavailable, OperationalError), DagsterInstance.get() as instance:
+        check_storage(instance)
 
 
 @worker_init.connect
@@ -393,7 +402,6 @@ def _warm_instance() -> DagsterInstance:
     if _instance is None:
         _instance = _resources.enter_context(pooled_instance())
         _resources.enter_context(event_log.batching(_instance))
-    refresh_connections(_instance)
     return _instance
 
 

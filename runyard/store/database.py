@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import quote, unquote
 from weakref import WeakSet
 
@@ -268,7 +268,15 @@ def _configure(opened: Session) -> None:
         opened.execute("SET enable_seqscan = off")
 
 
-def may_have_ended(idle: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+class HasSocket(Protocol):
+    """A connection of any driver."""
+
+    def fileno(self) -> int:
+        """The file descriptor of its socket."""
+        ...
+
+
+def may_have_ended(idle: HasSocket) -> bool:
     """Whether the server may have ended a session in which nothing runs, without asking it.
 
     A server that ends a session sends something, if only the end of the stream. It sends other

@@ -15,7 +15,7 @@ from runyard import send
 from runyard.dagster_adapter import builtin, maintenance
 from runyard.dagster_adapter.maintenance import Service, ServiceSchedule, services_of_the_daemon
 from runyard.dagster_adapter.tick_retention import TickRetention
-from runyard.engine import batch_claims, batch_leases, settlement, wait_registration
+from runyard.engine import batch_claims, batch_leases, settlement, tallies, wait_registration
 from runyard.engine.due import seconds_until_due
 from runyard.engine.settlement import Outcome
 from runyard.errors import DatabaseUnavailable
@@ -205,6 +205,31 @@ def test_purge_deletes_the_state_of_keys_that_have_been_quiet_for_an_hour(
     assert rows("SELECT key FROM runyard.flow_control_state") == [{"key": "2 minutes"}]
 
 
+def test_fold_tallies_adds_what_was_tallied_to_the_counters(
+    function: Function, instance: DagsterInstance
+) -> None:
+    send("greet/requested")
+    before = tallies.totals()
+    assert run("fold_tallies", instance) == []
+    assert rows("SELECT FROM runyard.tallies") == []
+    assert tallies.totals() == before
+
+
+def test_purge_run_output_deletes_what_runs_printed_longer_ago_than_events_are_kept(
+    instance: DagsterInstance,
+) -> None:
+    empty_tables("runyard.run_output")
+    rows(
+        "INSERT INTO runyard.run_output (key, stream, start, content, saved_at)"
+        " SELECT age, 'out', 0, '', now() - age::interval"
+        " FROM unnest(ARRAY['31 days', '2 days']) AS age RETURNING key"
+    )
+    assert run("purge_run_output", instance) == [
+        "purge_run_output: pieces of the output of old runs deleted: 1"
+    ]
+    assert rows("SELECT key FROM runyard.run_output") == [{"key": "2 days"}]
+
+
 def ticked(
     instance: DagsterInstance,
     status: TickStatus,
@@ -260,6 +285,11 @@ def test_a_purge_of_ticks_continues_where_the_last_one_stopped(instance: Dagster
     rows("UPDATE public.job_ticks SET timestamp = timestamp - interval '2 days' RETURNING id")
     assert retention.purge(instance) == 1
     assert ticks() == [("SENSOR", "SUCCESS", 4)]
+
+
+@pytest.mark.parametrize("name", [service.name for service in services_of_the_daemon()])
+def test_every_service_has_a_test_that_is_named_after_it(name: str) -> None:
+    assert [test for test in globals() if test.startswith(f"test_{name}_")]
 
 
 def test_an_error_of_a_service_leaves_the_others_running_and_is_logged_once(

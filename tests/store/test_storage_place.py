@@ -1,4 +1,4 @@
-"""Dagster's storage in another database than the events: the daemon refuses to start."""
+"""Dagster's storage in another database than the events: daemon and workers refuse to start."""
 
 import os
 import subprocess
@@ -74,10 +74,11 @@ def test_storage_in_another_schema_of_the_database_is_refused(
         check_storage(instance)
 
 
-def test_the_daemon_refuses_to_start_with_storage_in_another_database(
-    elsewhere: str, tmp_path: Path
+@pytest.mark.parametrize("command", ["daemon", "worker"])
+def test_a_process_refuses_to_start_with_storage_in_another_database(
+    command: str, elsewhere: str, tmp_path: Path
 ) -> None:
-    ended = runyard("daemon", folder=home(tmp_path, IN_POSTGRES.format(elsewhere)))
+    ended = runyard(command, folder=home(tmp_path, IN_POSTGRES.format(elsewhere)))
     assert ended.returncode == 1
     line = ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr

@@ -47,6 +47,12 @@ def test_mixes_are_compared_with_the_fastest_of_the_same_call() -> None:
     assert results["mix1000"]["p50_times_the_fastest_mix"] == 1.3
 
 
+def test_few_functions_that_are_slower_than_many_miss_their_target() -> None:
+    results = {"mix10": {"p50_s": 0.1}, "mix100": {"p50_s": 0.05}, "mix1000": {"p50_s": 0.05}}
+    add_ratios(results)
+    assert print_table(results) == 1
+
+
 def test_other_systems_are_compared_with_ours_of_the_same_call() -> None:
     ours = {"burst_jobs_per_s": 4000, "mix_jobs_per_s": 400, "p50_s": 0.1}
     theirs = {"burst_jobs_per_s": 400, "mix_jobs_per_s": 400, "p50_s": 0.05}

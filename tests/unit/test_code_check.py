@@ -1,5 +1,6 @@
 """Code that does not load is described in one line with its place, whatever it does on import."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from runyard.processes.code_check import (
     remember_problem,
     remembered_problem,
 )
-from runyard.processes.code_location import CodeProblem
+from runyard.processes.code_location import CodeProblem, load_code
 from runyard.settings import settings
 
 GOOD = """
@@ -145,3 +146,13 @@ def test_a_problem_is_remembered_until_the_code_loads_again(code: Path) -> None:
     assert remembered_problem() == problem
     remember_problem(None)
     assert remembered_problem() is None
+
+
+def test_garbage_is_not_collected_while_code_loads_but_again_after_it_has_failed(
+    code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code.write_text("import gc; raise ValueError(f'collecting: {gc.isenabled()}')")
+    monkeypatch.syspath_prepend(code.parent)
+    with pytest.raises(ValueError, match="collecting: False"):
+        load_code()
+    assert gc.isenabled()
