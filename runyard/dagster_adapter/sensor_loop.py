@@ -13,7 +13,7 @@ import gc
 import logging
 import math
 import time
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -49,10 +49,18 @@ _log = logging.getLogger("runyard.sensors")
 
 
 class SensorLoop:
-    """Evaluates the sensors of functions in the code that the daemon has loaded."""
+    """Evaluates the sensors of functions in the code that the daemon has loaded.
 
-    def __init__(self, context: IWorkspaceProcessContext[Any]) -> None:
+    `on_progress` is called before each round and each tick.
+    """
+
+    def __init__(
+        self,
+        context: IWorkspaceProcessContext[Any],
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
         self._context = context
+        self._on_progress = on_progress
         self._instance: DagsterInstance = context.instance
         self._version: Hashable = None
         self._sensors: dict[str, LoadedSensor] = {}
@@ -88,6 +96,7 @@ class SensorLoop:
         -------
         How many seconds to wait for the next one, unless a notification comes.
         """
+        self._on_progress()
         wait = LONGEST_WAIT
         with database.connection() as connection:
             workers = capacities(connection)
@@ -138,6 +147,7 @@ class SensorLoop:
             room = left[sensor.remote]
             if room <= 0:
                 continue
+            self._on_progress()
             try:
                 most = room if len(ready) == 1 else 1
                 launched = self._tick(due, sensor, most, workers.of(sensor.remote))

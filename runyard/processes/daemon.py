@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -67,13 +68,14 @@ def serve_daemon(workspace: Path) -> int:
             if (alerts := alerts_thread(instance)) is not None:
                 alerts.start()
             heartbeat = HeartbeatFile()
+            of_functions, of_others = heartbeat.of_loop(), heartbeat.of_loop()
             target = AppsTarget(WorkspaceFileTarget(paths=[str(workspace)]), socket_path("apps"))
             start_when_needed(target.is_served)
             run_daemon(
                 instance,
                 target,
-                lambda context: _start_functions(context, target),
-                heartbeat.touch,
+                lambda context: _start_functions(context, target, of_functions),
+                of_others,
             )
     except KeyboardInterrupt:
         end_recording()
@@ -81,9 +83,11 @@ def serve_daemon(workspace: Path) -> int:
     return 0
 
 
-def _start_functions(context: IWorkspaceProcessContext[Any], target: AppsTarget) -> None:
+def _start_functions(
+    context: IWorkspaceProcessContext[Any], target: AppsTarget, on_progress: Callable[[], None]
+) -> None:
     target.follow(context)
-    SensorLoop(context).run()
+    SensorLoop(context, on_progress).run()
 
 
 def await_storage(instance: DagsterInstance) -> None:

@@ -16,7 +16,7 @@ from runyard.settings import settings
 from runyard.store import database
 from runyard.store.queries import fetch_all
 
-# For how long the daemon's loop may stand still: longer than a statement of the database may take.
+# For how long the daemon's loops may stand still: longer than a statement of the database may take.
 _DAEMON_SECONDS = 120
 _DATABASE_SECONDS = 5.0
 _UNKNOWN = "unknown: the database does not answer"

@@ -79,7 +79,7 @@ def test_the_caller_of_a_dead_worker_does_not_stand_in_for_it() -> None:
 
 
 def test_a_daemon_whose_loop_goes_round_is_alive(data: Path) -> None:
-    HeartbeatFile().touch()
+    HeartbeatFile().of_loop()()
     assert probe("daemon").exit_code == 0
 
 
@@ -90,16 +90,38 @@ def test_a_daemon_that_never_was_alive_in_this_data_folder_is_not(data: Path) ->
 
 
 def test_a_daemon_that_has_stood_still_for_two_minutes_is_not_alive(data: Path) -> None:
-    HeartbeatFile().touch()
+    HeartbeatFile().of_loop()()
     stood_still_at = time.time() - 121
     os.utime(data / "daemon.heartbeat", (stood_still_at, stood_still_at))
     assert probe("daemon").exit_code == 1
 
 
 def test_the_heartbeat_of_an_earlier_daemon_does_not_stand_in_for_the_next(data: Path) -> None:
-    HeartbeatFile().touch()
+    HeartbeatFile().of_loop()()
     HeartbeatFile()
     assert probe("daemon").exit_code == 1
+
+
+def test_a_daemon_of_which_one_loop_has_stopped_is_not_alive(data: Path) -> None:
+    now = 0.0
+    heartbeat = HeartbeatFile(lambda: now)
+    heartbeat.of_loop()
+    progress = heartbeat.of_loop()
+    now = 61.0
+    progress()
+    assert probe("daemon").exit_code == 1
+
+
+def test_a_daemon_of_which_each_loop_goes_round_now_and_then_is_alive(data: Path) -> None:
+    now = 0.0
+    heartbeat = HeartbeatFile(lambda: now)
+    others, progress = heartbeat.of_loop(), heartbeat.of_loop()
+    now = 30.0
+    others()
+    (data / "daemon.heartbeat").unlink()
+    now = 61.0
+    progress()
+    assert probe("daemon").exit_code == 0
 
 
 def test_a_web_process_that_does_not_answer_is_not_alive() -> None:

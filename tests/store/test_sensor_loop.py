@@ -96,6 +96,14 @@ def test_nothing_is_written_while_nothing_is_due(loop: SensorLoop, context: Cont
     assert rows("SELECT id FROM job_ticks") == []
 
 
+@pytest.mark.usefixtures("loop")
+def test_each_round_and_each_tick_is_progress(context: Context) -> None:
+    progress: list[None] = []
+    send([Event("bench/batched"), Event("bench/single")])
+    SensorLoop(context, lambda: progress.append(None)).evaluate_due()
+    assert len(progress) == 3
+
+
 def test_what_is_due_becomes_a_run_that_the_broker_has(loop: SensorLoop, context: Context) -> None:
     [event_id] = send("bench/single", {"n": 1})
     loop.evaluate_due()
