@@ -30,6 +30,11 @@ def running_now(event_id: str) -> bool:
     return [row["status"] for row in event(event_id)["invocations"]] == ["running"]
 
 
+def steps_of(event_id: str) -> list[str]:
+    """The steps whose results are saved."""
+    return [step["step"] for row in event(event_id)["invocations"] for step in row["steps"]]
+
+
 def test_rabbitmq_carries_long_runs_and_a_crash_of_it_or_of_a_worker_loses_none(
     own_database: str, tmp_path: Path
 ) -> None:
@@ -69,7 +74,7 @@ def test_rabbitmq_carries_long_runs_and_a_crash_of_it_or_of_a_worker_loses_none(
         # A worker crashes with its children.
         gate.unlink()
         [held] = send("test/steps", {"gate": str(gate), "key": "held"})
-        wait_until(lambda: running_now(held))
+        wait_until(lambda: steps_of(held) == ["first"])
         parent = worker()
         for process in [*parent.children(recursive=True), parent]:
             process.kill()
