@@ -372,6 +372,48 @@ def test_an_event_that_is_nearly_one_with_a_type_is_noted(run: Run, shop: Path) 
     )
 
 
+def test_an_event_type_outside_of_the_catalog_is_noted(run: Run, shop: Path) -> None:
+    write(
+        shop,
+        "shop/functions/orders.py",
+        "from runyard import EventData, Item, event_type, function",
+        "",
+        '@event_type("order/placed")',
+        "class OrderPlaced(EventData): ...",
+        "",
+        "@function(OrderPlaced)",
+        "def pay(item: Item[OrderPlaced]) -> None: ...",
+    )
+    result = run("check", folder=shop)
+    assert result.stdout == "The code loads: 2 functions (hello, pay), 1 event type.\n"
+    assert result.stderr == (
+        "note: OrderPlaced, the type of order/placed, is in shop.functions.orders and not in the"
+        " catalog: such events are not checked when they are sent, and `runyard types` leaves them"
+        " out; write it in shop.events, or import it there\n"
+    )
+
+
+def test_an_event_type_of_code_without_a_catalog_is_noted(run: Run, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "definitions.py",
+        "from runyard import EventData, Item, definitions, event_type, function",
+        "",
+        '@event_type("order/placed")',
+        "class OrderPlaced(EventData): ...",
+        "",
+        "@function(OrderPlaced)",
+        "def pay(item: Item[OrderPlaced]) -> None: ...",
+        "",
+        "defs = definitions(pay)",
+    )
+    assert run("init", "--into", ".").returncode == 0
+    result = run("check")
+    assert result.stderr.endswith(
+        'name its module, as in catalog = "my_events" in [tool.runyard]\n'
+    )
+
+
 def test_the_code_of_this_repository_is_fine() -> None:
     code, text = said(run_in(ROOT, "runyard", "check"))
     assert (code, text.startswith("The code loads: 10 functions")) == (0, True)
