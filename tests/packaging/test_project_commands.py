@@ -251,6 +251,20 @@ def test_a_function_that_cannot_be_added_is_refused(
     assert (code, reason in text, text.count("\n")) == (1, True, 1)
 
 
+@pytest.mark.parametrize(("source", "says"), [(".", ""), ("src", "src/")])
+def test_a_project_without_a_package_of_functions_is_told_where_it_belongs(
+    run: Run, tmp_path: Path, source: str, says: str
+) -> None:
+    (tmp_path / source / "depot").mkdir(parents=True)
+    run("init", "--into", ".", "--code", "depot.definitions")
+    code, text = said(run("add", "function", "wave", "--event", "a/b"))
+    assert code == 1
+    assert text == (
+        f"runyard: there is no package {tmp_path}/{says}depot/functions: make it, with an"
+        " __init__.py, and give it to definitions(...) in depot.definitions\n"
+    )
+
+
 # runyard check
 
 
