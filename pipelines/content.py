@@ -15,7 +15,7 @@ from resources.ai.prompts import render_prompt
 from resources.ai.providers import Providers
 from resources.ai.tables import Contents
 from resources.ai.text_length import unit
-from runyard import Batch, Event, Item, step
+from runyard import Event, Item, step
 
 MOST_SECTIONS = 12
 _A_SECTION = {"words": 200, "characters": 400}
@@ -115,12 +115,6 @@ def save(item: _ContentItem, contents: Contents) -> str:
 
 
 @step
-def notify_author(batch: Batch) -> Batch:
-    """Notify the user, if requested."""
-    return batch.send_events("notify", _notification)
-
-
-@step
 def result(item: _ContentItem) -> dict[str, Any]:
     """Return where the text is, and what the checks have found."""
     checked = check.result(item)
@@ -128,17 +122,18 @@ def result(item: _ContentItem) -> dict[str, Any]:
     return {"content": save.result(item), **found}
 
 
-def _notification(item: _ContentItem) -> Sequence[Event]:
+def notification(item: _ContentItem) -> Sequence[Event]:
+    """Notify the user, if requested."""
     data = item.data
     if not data.notify:
         return []
-    notification = {
+    message = {
         "user": data.user,
         "kind": "content",
         "title": "Your text is ready",
         "message": f"{data.kind.capitalize()}: {data.topic[:200]}",
     }
-    return [Event("notification/requested", notification)]
+    return [Event("notification/requested", message)]
 
 
 def _data(item: _ContentItem) -> dict[str, Any]:

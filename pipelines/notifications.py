@@ -44,36 +44,26 @@ def show_in_app(items: Sequence[_Notification], notifications: Notifications) ->
     return is_shown
 
 
-@step
-def wait_for_quiet_hours(batch: Batch) -> Batch:
-    """Sleep until the quiet hours end; only then may mail and webhooks go out."""
-
-    def quiet_end(item: _Notification) -> datetime:
-        quiet_until = choose_channels.result(item)["quiet_until"]
-        return datetime.fromisoformat(quiet_until) if quiet_until else now()
-
-    return batch.sleep_until("quiet-hours", quiet_end)
+def quiet_end(item: _Notification) -> datetime:
+    """Return when the quiet hours end; only then may mail and webhooks go out."""
+    quiet_until = choose_channels.result(item)["quiet_until"]
+    return datetime.fromisoformat(quiet_until) if quiet_until else now()
 
 
-@step
-def send_mail(batch: Batch) -> Batch:
+def mail(item: _Notification) -> Sequence[Event]:
     """Request a mail, or a place in the next digest."""
-
-    def mail(item: _Notification) -> Sequence[Event]:
-        chosen = choose_channels.result(item)
-        if "mail" not in chosen["channels"]:
-            return []
-        data = item.data.model_dump(include=_ASKED, exclude_none=True)
-        if chosen["digest"]:
-            return [
-                Event(
-                    "notification/digest.requested",
-                    {"user": item.data.user, "email": chosen["email"], **data},
-                )
-            ]
-        return [_mail(chosen["email"], "notification", data)]
-
-    return batch.send_events("mail", mail)
+    chosen = choose_channels.result(item)
+    if "mail" not in chosen["channels"]:
+        return []
+    data = item.data.model_dump(include=_ASKED, exclude_none=True)
+    if chosen["digest"]:
+        return [
+            Event(
+                "notification/digest.requested",
+                {"user": item.data.user, "email": chosen["email"], **data},
+            )
+        ]
+    return [_mail(chosen["email"], "notification", data)]
 
 
 @step(
@@ -118,6 +108,7 @@ def welcome_mail(item: Item[UserCreated]) -> Event:
     return _mail_to_user(item, "welcome")
 
 
+# A step of its own, as Dagster takes no op that is called like its step, `return`.
 @step
 def wait_for_return(batch: Batch) -> Batch:
     """Wait for the user to come back; the first hour counts as the first visit."""

@@ -3,7 +3,7 @@
 from pipelines.content import (
     check,
     choose_provider,
-    notify_author,
+    notification,
     outline,
     result,
     save,
@@ -28,5 +28,5 @@ def generate_content(run: Run) -> None:
     section(run)
     check(run)
     save(run)
-    notify_author(run)
+    run.send_events("notify", notification)
     result(run)

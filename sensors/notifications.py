@@ -4,11 +4,11 @@ from pipelines.events import NotificationDigestRequested, NotificationRequested,
 from pipelines.notifications import (
     choose_channels,
     follow_up_mail,
+    mail,
+    quiet_end,
     result,
     send_digest_mail,
-    send_mail,
     show_in_app,
-    wait_for_quiet_hours,
     wait_for_return,
     webhook,
     welcome_mail,
@@ -21,8 +21,8 @@ def notify_user(run: Run) -> None:
     """Notify a user: notification/requested"""
     choose_channels(run)
     show_in_app(run)
-    wait_for_quiet_hours(run)
-    send_mail(run)
+    run.sleep_until("quiet-hours", quiet_end)
+    run.send_events("mail", mail)
     webhook(run)
     result(run)
 

@@ -4,9 +4,9 @@ import os
 import time
 from pathlib import Path
 
-from dagster import Definitions, in_process_executor, job, op, resource
+from dagster import ResourceParam, resource
 
-from runyard import Batch, BatchIOManager, on_event, receive, settle
+from runyard import Item, definitions, function
 
 GATE = "TESTS_GATE"
 
@@ -19,20 +19,10 @@ def gated(_: object) -> str:
     return "open"
 
 
-@op(required_resource_keys={"gated"})
-def greet(batch: Batch) -> Batch:
-    """Do nothing."""
-    return batch
+@function("test/slow_start")
+def slow_start(item: Item, gated: ResourceParam[str]) -> str:
+    """Return the value of a resource that takes long to create."""
+    return gated
 
 
-@job(executor_def=in_process_executor)
-def slow_start() -> None:
-    """Greet, with a resource that takes long to create."""
-    settle(greet(receive()))
-
-
-defs = Definitions(
-    jobs=[slow_start],
-    sensors=[on_event("test/slow_start", job=slow_start)],
-    resources={"gated": gated, "io_manager": BatchIOManager()},
-)
+defs = definitions(slow_start, resources={"gated": gated})

@@ -14,7 +14,7 @@ from dagster import (
 )
 from typing_extensions import TypeVar
 
-from runyard.authoring.option_checks import check_kinds, without_none
+from runyard.authoring.option_checks import check_kinds, refused_by_dagster, without_none
 from runyard.authoring.run import Drawing, Run, draw
 from runyard.authoring.signatures import Takes, read_body
 from runyard.authoring.step import Step, StepOptions
@@ -337,7 +337,8 @@ def _job(
     try:
         return job(name=name, description=description, executor_def=in_process_executor)(graph)
     except DagsterInvalidDefinitionError as error:
-        raise InvalidOption(f"function {name}: {error}") from None
+        fix = f"Give the function another name: @function(..., name={f'{name}_function'!r})"
+        raise refused_by_dagster(f"function {name}", error, fix) from None
 
 
 def _drawn(name: str, body: Any) -> Callable[..., Any]:

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from inspect import iscoroutinefunction
 from typing import Any
 
+from dagster import DagsterInvalidDefinitionError
+
 from runyard.errors import InvalidOption
 
 _PLAIN = {str: "text", int: "a whole number"}
@@ -39,3 +41,12 @@ def check_callable(what: str, option: str, value: object, example: str) -> None:
 def without_none(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are given; None stands for none, as in `x if condition else None`."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def refused_by_dagster(what: str, error: DagsterInvalidDefinitionError, fix: str) -> InvalidOption:
+    """Return the error for what Dagster refuses, with the fix if it refuses the name.
+
+    It keeps some for itself, such as `input` and `config`.
+    """
+    is_about_the_name = "is not a valid name in Dagster" in str(error)
+    return InvalidOption(f"{what}: {error} {fix}" if is_about_the_name else f"{what}: {error}")

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol
 
 from dagster import DagsterError, DagsterInvalidDefinitionError, In, OpDefinition, Out, op
 
-from runyard.authoring.option_checks import check_callable
+from runyard.authoring.option_checks import check_callable, refused_by_dagster
 from runyard.dagster_adapter.ops import BATCHES, drawn_join, drawn_receive, drawn_settle
 from runyard.engine import waits
 from runyard.engine.batch import Batch, Match
@@ -270,7 +270,8 @@ class Run:
             definition = make(f"{function}__{name}")
             self._at = definition.alias(name)(self._at)
         except DagsterInvalidDefinitionError as error:
-            raise InvalidOption(f"function {function}: step {step}: {error}") from None
+            fix = f"Give the step another name, or its op alone: @step(op={f'{name}_step'!r})"
+            raise refused_by_dagster(f"function {function}: step {step}", error, fix) from None
         return _no_value(function, step)
 
     @property

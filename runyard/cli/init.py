@@ -97,9 +97,10 @@ def _functions_folder(home: Path) -> Path:
     places = [base / package / "functions" for base in (home, home / "src")]
     folder = next((place for place in places if (place / "__init__.py").exists()), None)
     if folder is None:
+        missing = next((place for place in places if place.parent.is_dir()), places[0])
         raise RunyardError(
-            f"there is no package {places[0]}: make it, and give it to definitions(...) in"
-            f" {settings().code}"
+            f"there is no package {missing}: make it, with an __init__.py, and give it to"
+            f" definitions(...) in {settings().code}"
         )
     return folder
 

@@ -1,6 +1,6 @@
 """What is wrong with a project's code, found out by loading it, without a database."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -25,7 +25,7 @@ class ProjectCheck:
     notes
         What is allowed, but looks like a mistake.
     functions, events
-        The names of the functions and of the event types.
+        The names of the functions, and of the events with a type in the catalog.
     """
 
     problems: tuple[str, ...]
@@ -36,6 +36,7 @@ class ProjectCheck:
 
 def examine_code() -> ProjectCheck:
     """Load the project's code into this process, and return what is wrong with it."""
+    in_catalog = _events_of_catalog()  # before other modules add to it
     problems = list(dict.fromkeys([*_loading_problems(), *_schema_problems()]))
     if problems:
         return ProjectCheck(tuple(problems))
@@ -47,9 +48,16 @@ def examine_code() -> ProjectCheck:
                 " definitions(...)",
             )
         )
-    return ProjectCheck(
-        (), tuple(_notes()), tuple(each.name for each in functions), tuple(catalog.names())
-    )
+    notes = (*_misspelt_triggers(), *_types_elsewhere(in_catalog))
+    return ProjectCheck((), notes, tuple(each.name for each in functions), in_catalog)
+
+
+def _events_of_catalog() -> tuple[str, ...]:
+    """The events that have a type where only the catalog is loaded, as in processes that send."""
+    try:
+        return tuple(catalog.names())
+    except (Exception, SystemExit):
+        return ()  # reported by `_loading_problems`
 
 
 def _loading_problems() -> Iterator[str]:
@@ -86,7 +94,7 @@ def _schema_problems() -> Iterator[str]:
             yield f"the type of {name} has no JSON Schema: {problem_of(error).text}"
 
 
-def _notes() -> Iterator[str]:
+def _misspelt_triggers() -> Iterator[str]:
     """The triggers without a type in the catalog whose names are nearly those of one."""
     names = catalog.names()
     for function in registry.functions():
@@ -98,3 +106,20 @@ def _notes() -> Iterator[str]:
                     f"{function.name} is started by {rule.event}, which has no type in the catalog;"
                     f" did you mean {near[0]}?"
                 )
+
+
+def _types_elsewhere(in_catalog: Sequence[str]) -> Iterator[str]:
+    """The event types in modules that the catalog does not import."""
+    module = settings().catalog
+    fix = (
+        f"write it in {module}, or import it there"
+        if module
+        else 'name its module, as in catalog = "my_events" in [tool.runyard]'
+    )
+    for name in catalog.names():
+        if name not in in_catalog and (model := catalog.type_of(name)):
+            yield (
+                f"{model.__name__}, the type of {name}, is in {model.__module__} and not in the"
+                " catalog: such events are not checked when they are sent, and `runyard types`"
+                f" leaves them out; {fix}"
+            )

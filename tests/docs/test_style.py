@@ -16,6 +16,7 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _SHOWN = [ROOT / "README.md", ROOT / "docs" / "events.md", *pages.WITH_EXAMPLES]
 # Blocks of a page follow each other as one module, with imports where they are needed first.
 _RULES = "ARG001,ARG005,E402,I001"
+_LONG_FORM = re.compile(r"\b(?:receive|settle|on_event|in_process_executor)\b|@(?:op|job)\b")
 _MISTAKE = """
 from runyard import Item, Run, function, step
 
@@ -53,6 +54,12 @@ def _run(*command: object) -> str:
         check=False,
     )
     return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", pages.WITH_EXAMPLES, ids=lambda page: page.stem)
+def test_examples_are_in_the_light_form(page: Path) -> None:
+    shown = _LONG_FORM.findall("".join(_blocks(page)))
+    assert bool(shown) == (page == ROOT / "docs" / "dagster.md")
 
 
 def _blocks(page: Path) -> list[str]:

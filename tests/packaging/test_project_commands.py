@@ -251,6 +251,20 @@ def test_a_function_that_cannot_be_added_is_refused(
     assert (code, reason in text, text.count("\n")) == (1, True, 1)
 
 
+@pytest.mark.parametrize(("source", "says"), [(".", ""), ("src", "src/")])
+def test_a_project_without_a_package_of_functions_is_told_where_it_belongs(
+    run: Run, tmp_path: Path, source: str, says: str
+) -> None:
+    (tmp_path / source / "depot").mkdir(parents=True)
+    run("init", "--into", ".", "--code", "depot.definitions")
+    code, text = said(run("add", "function", "wave", "--event", "a/b"))
+    assert code == 1
+    assert text == (
+        f"runyard: there is no package {tmp_path}/{says}depot/functions: make it, with an"
+        " __init__.py, and give it to definitions(...) in depot.definitions\n"
+    )
+
+
 # runyard check
 
 
@@ -369,6 +383,48 @@ def test_an_event_that_is_nearly_one_with_a_type_is_noted(run: Run, shop: Path) 
     assert result.stderr == (
         "note: wave is started by hello/requestd, which has no type in the catalog; did you mean"
         " hello/requested?\n"
+    )
+
+
+def test_an_event_type_outside_of_the_catalog_is_noted(run: Run, shop: Path) -> None:
+    write(
+        shop,
+        "shop/functions/orders.py",
+        "from runyard import EventData, Item, event_type, function",
+        "",
+        '@event_type("order/placed")',
+        "class OrderPlaced(EventData): ...",
+        "",
+        "@function(OrderPlaced)",
+        "def pay(item: Item[OrderPlaced]) -> None: ...",
+    )
+    result = run("check", folder=shop)
+    assert result.stdout == "The code loads: 2 functions (hello, pay), 1 event type.\n"
+    assert result.stderr == (
+        "note: OrderPlaced, the type of order/placed, is in shop.functions.orders and not in the"
+        " catalog: such events are not checked when they are sent, and `runyard types` leaves them"
+        " out; write it in shop.events, or import it there\n"
+    )
+
+
+def test_an_event_type_of_code_without_a_catalog_is_noted(run: Run, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "definitions.py",
+        "from runyard import EventData, Item, definitions, event_type, function",
+        "",
+        '@event_type("order/placed")',
+        "class OrderPlaced(EventData): ...",
+        "",
+        "@function(OrderPlaced)",
+        "def pay(item: Item[OrderPlaced]) -> None: ...",
+        "",
+        "defs = definitions(pay)",
+    )
+    assert run("init", "--into", ".").returncode == 0
+    result = run("check")
+    assert result.stderr.endswith(
+        'name its module, as in catalog = "my_events" in [tool.runyard]\n'
     )
 
 

@@ -103,6 +103,21 @@ def no_functions() -> Iterator[None]:
 # --- What a body does
 
 
+@body_that("function f: step config", "not a valid name", "@step(op='config_step')")
+def calls_a_step_as_dagster_calls_something(run: Run) -> None:
+    greet.named("config")(run)
+
+
+@body_that("function f: step return", "not a valid name", "Give the step another name")
+def sleeps_in_a_step_with_the_name_of_a_keyword(run: Run) -> None:
+    run.sleep("return", "1d")
+
+
+@mistake("function input: ", "not a valid name", "@function(..., name='input_function')")
+def a_function_called_as_dagster_calls_something() -> None:
+    function("a/b", name="input")(greet)
+
+
 @body_that("function f has no step", "greet(run)", "@step")
 def draws_nothing(run: Run) -> None: ...
 
