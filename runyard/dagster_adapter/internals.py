@@ -103,7 +103,6 @@ from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any, cast
 
-import psycopg2
 from dagster import (
     DagsterEvent,
     DagsterEventType,
@@ -330,7 +329,7 @@ def _check(session: Any, *_: object) -> None:
         if database.may_have_ended(session):
             with session.cursor() as cursor:
                 cursor.execute("SELECT 1")
-    except psycopg2.Error as error:
+    except session.Error as error:  # the errors of its driver
         raise DisconnectionError from error
 
 
