@@ -18,10 +18,10 @@ from runyard.store.unreachable import why_no_connection
 from tests.conftest import wait_until
 from tests.tables import database_away, rows
 
-# What PostgreSQL, PgBouncer and libpq say, and what of the advice.
 # Seconds: long enough for a first attempt to be refused.
 BRIEFLY = 2.0
 
+# What PostgreSQL, PgBouncer and libpq say, and what of the advice.
 TEXTS = [
     ('FATAL:  password authentication failed for user "app"', "check the user and the password"),
     ("fe_sendauth: no password supplied", "add the password"),
